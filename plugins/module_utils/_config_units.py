@@ -250,8 +250,9 @@ class Units:
         began = time.time()
         done = systemctl("--quiet", "start", "--", unit.name)
         if done.returncode != 0:
+            said = self._hide(done.stderr.strip())
             raise MusterError(
-                f"the unit {unit.name} does not start: {self._hide(done.stderr.strip())}"
+                f"the unit {unit.name} does not start{': ' + said if said else ''}"
                 f"\n{self._journal(unit.name, began)}"
             )
 

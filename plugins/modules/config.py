@@ -280,9 +280,20 @@ def configure(parameters: dict[str, Any], check_mode: bool, diff_mode: bool) -> 
     }
 
 
+class QuietModule(AnsibleModule):
+    """Names the paths in the host's journal, where AnsibleModule writes whole contents.
+
+    Marking the contents no_log would not do: Ansible then blots them out of everything that
+    is returned, and a content may be as short as a digit.
+    """
+
+    def _log_invocation(self) -> None:
+        paths = [entry.get("dest") for entry in self.params.get("files") or []]
+        self.log(f"Invoked for {len(paths)} files: {' '.join(map(str, paths))}")
+
+
 def main() -> None:
-    # no_log keeps the arguments, and so the contents, out of the host's journal.
-    module = AnsibleModule(argument_spec=ARGUMENTS, supports_check_mode=True, no_log=True)
+    module = QuietModule(argument_spec=ARGUMENTS, supports_check_mode=True)
     try:
         result = configure(module.params, module.check_mode, module._diff)
     except MusterError as error:
