@@ -1,0 +1,40 @@
+#!/usr/bin/env python3
+# Copyright: the Muster authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Inventory script: what lab_up wrote into .lab/ (addresses, keys, secrets).
+
+Before lab_up has run there is nothing to tell, and that is not an error: lab_up
+itself reads this inventory.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+LAB = Path(__file__).resolve().parents[2] / ".lab"
+
+
+def inventory() -> dict[str, Any]:
+    """The hosts' connection variables and the lab's secrets, as Ansible wants them."""
+    shared: dict[str, Any] = {"muster_lab_directory": str(LAB)}
+    hostvars: dict[str, dict[str, Any]] = {}
+    state_file, secrets_file = LAB / "state.json", LAB / "secrets.json"
+    if state_file.exists() and secrets_file.exists():
+        state = json.loads(state_file.read_text())
+        shared |= json.loads(secrets_file.read_text())
+        shared |= {
+            "ansible_user": "root",
+            "ansible_ssh_private_key_file": str(LAB / "ssh" / "id_ed25519"),
+            "ansible_ssh_common_args": f"-o UserKnownHostsFile={LAB}/ssh/known_hosts",
+            # Short on purpose: a socket's path has 108 characters, a checkout's may have more.
+            "ansible_control_path_dir": f"/run/muster-lab-{state['id']}",
+        }
+        hostvars = {host: {"ansible_host": address} for host, address in state["addresses"].items()}
+    return {"_meta": {"hostvars": hostvars}, "all": {"hosts": sorted(hostvars), "vars": shared}}
+
+
+if __name__ == "__main__":
+    json.dump(inventory() if "--host" not in sys.argv else {}, sys.stdout)

@@ -1,0 +1,256 @@
+# Copyright: the Muster authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""A client of Patroni's REST API, and what its answers mean for two regions."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import ssl
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+from ansible_collections.muster.platform.plugins.module_utils._errors import MusterError
+
+PORT = 8008
+ROLES = {
+    "primary": "primary",
+    "master": "primary",  # Patroni 3, Debian 12
+    "standby_leader": "standby",
+    "replica": "standby",
+}
+
+TLS_OPTIONS: dict[str, dict[str, Any]] = {
+    "ca_certificate": {"type": "path", "required": True},
+    "certificate": {"type": "path", "required": True},
+    "private_key": {"type": "path", "required": True},
+}
+
+
+@dataclass(frozen=True)
+class Tls:
+    """Paths, on the host the module runs on, of what mutual TLS needs."""
+
+    ca_certificate: str
+    certificate: str
+    private_key: str
+
+    @classmethod
+    def from_params(cls, params: Mapping[str, Any]) -> Tls:
+        return cls(params["ca_certificate"], params["certificate"], params["private_key"])
+
+    def context(self) -> ssl.SSLContext:
+        try:
+            context = ssl.create_default_context(cafile=self.ca_certificate)
+            context.load_cert_chain(self.certificate, self.private_key)
+        except OSError as error:
+            raise MusterError(f"the TLS files cannot be used: {error}") from error
+        return context
+
+
+class Patroni:
+    """One Patroni instance; every failure is a MusterError that names the host."""
+
+    def __init__(self, host: str, tls: Tls, port: int = PORT, timeout: float = 2.0) -> None:
+        self.host = host
+        self.port = port
+        self.timeout = timeout
+        self._context = tls.context()
+        self._connection: http.client.HTTPSConnection | None = None
+
+    def request(self, method: str, path: str, body: Any = None, timeout: float | None = None) -> tuple[int, str]:
+        """Send one request and return status and text; a dropped keep-alive connection is reopened once."""
+        data = None if body is None else json.dumps(body)
+        for fresh in (self._connection is None, True):
+            try:
+                return self._send(method, path, data, timeout or self.timeout)
+            except (http.client.RemoteDisconnected, http.client.CannotSendRequest, ConnectionResetError) as error:
+                self.close()
+                if fresh or method != "GET":
+                    raise self._error(method, path, error) from error
+            except (OSError, http.client.HTTPException) as error:
+                self.close()
+                raise self._error(method, path, error) from error
+        raise MusterError(f"Patroni on {self.host} dropped the connection twice")
+
+    def _error(self, method: str, path: str, error: Exception) -> MusterError:
+        return MusterError(f"Patroni on {self.host} did not answer {method} {path}: {error}")
+
+    def _send(self, method: str, path: str, data: str | None, timeout: float) -> tuple[int, str]:
+        if self._connection is None:
+            self._connection = http.client.HTTPSConnection(self.host, self.port, timeout=timeout, context=self._context)
+        self._connection.timeout = timeout
+        if self._connection.sock is not None:
+            self._connection.sock.settimeout(timeout)
+        headers = {"Content-Type": "application/json"} if data else {}
+        self._connection.request(method, path, body=data, headers=headers)
+        response = self._connection.getresponse()
+        text = response.read().decode(errors="replace")
+        if response.will_close:
+            self.close()
+        return response.status, text
+
+    def close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def get(self, path: str) -> dict[str, Any]:
+        """GET a JSON document; Patroni answers 503 with a valid body when it is not running."""
+        status, text = self.request("GET", path)
+        if status not in (200, 503):
+            raise MusterError(f"Patroni on {self.host} answered {status} to GET {path}: {text[:200]}")
+        try:
+            document = json.loads(text)
+        except ValueError as error:
+            raise MusterError(f"Patroni on {self.host} answered no JSON to GET {path}") from error
+        return document if isinstance(document, dict) else {}
+
+    def patch_config(self, change: Mapping[str, Any], timeout: float = 5.0) -> dict[str, Any]:
+        """Change the region's dynamic configuration; returns what it is now."""
+        status, text = self.request("PATCH", "/config", change, timeout)
+        if status != 200:
+            raise MusterError(f"Patroni on {self.host} refused the configuration change ({status}): {text[:200]}")
+        document = json.loads(text)
+        return document if isinstance(document, dict) else {}
+
+    def post(self, path: str, body: Any, timeout: float) -> str:
+        status, text = self.request("POST", path, body, timeout)
+        if status not in (200, 202):
+            raise MusterError(f"Patroni on {self.host} answered {status} to POST {path}: {text[:200]}")
+        return text
+
+
+@dataclass
+class Member:
+    """What one PostgreSQL host said of itself; None is "not known"."""
+
+    host: str
+    region: str
+    role: str = "unknown"  # primary | standby_leader | replica | stopped | unknown
+    state: str | None = None
+    timeline: int | None = None
+    lsn: int | None = None  # the end of WAL: written on a primary, replayed on a standby
+    received: int | None = None
+    replication_state: str | None = None
+    pending_restart: bool = False
+    system_identifier: str | None = None
+    server_version: int | None = None
+    patroni_version: str | None = None
+    replayed_at: str | None = None
+    sync_standby: bool = False
+    replication: list[dict[str, Any]] = field(default_factory=list)
+    error: str | None = None
+
+    @property
+    def writable(self) -> bool:
+        return self.role == "primary" and self.state == "running"
+
+
+def member_from(host: str, region: str, status: Mapping[str, Any]) -> Member:
+    """Read the answer of GET /patroni."""
+    xlog = status.get("xlog") or {}
+    role = str(status.get("role") or "unknown")
+    state = status.get("state")
+    if role == "master":
+        role = "primary"
+    if state in ("stopped", "stopping", "crashed", "start failed"):
+        role = "stopped"
+    received = xlog.get("received_location")
+    return Member(
+        host=host,
+        region=region,
+        role=role,
+        state=state,
+        timeline=status.get("timeline"),
+        lsn=xlog.get("location") if "location" in xlog else xlog.get("replayed_location"),
+        received=received,
+        replication_state=status.get("replication_state"),
+        pending_restart=bool(status.get("pending_restart")),
+        system_identifier=status.get("database_system_identifier"),
+        server_version=status.get("server_version"),
+        patroni_version=(status.get("patroni") or {}).get("version"),
+        replayed_at=xlog.get("replayed_timestamp"),
+        sync_standby=bool(status.get("sync_standby")),
+        replication=list(status.get("replication") or []),
+    )
+
+
+@dataclass
+class Region:
+    """One region's PostgreSQL hosts and its dynamic configuration, as read just now."""
+
+    name: str
+    members: dict[str, Member]
+    config: dict[str, Any] | None = None  # None: nobody could tell
+    config_error: str | None = None
+
+    @property
+    def declared_standby(self) -> bool | None:
+        """Whether Patroni's configuration makes this region a standby; None when not known."""
+        return None if self.config is None else bool(self.config.get("standby_cluster"))
+
+    @property
+    def primary(self) -> Member | None:
+        return next((m for m in self.members.values() if m.writable), None)
+
+    @property
+    def standby_leader(self) -> Member | None:
+        return next((m for m in self.members.values() if m.role == "standby_leader"), None)
+
+    @property
+    def leader(self) -> Member | None:
+        return self.primary or self.standby_leader
+
+    @property
+    def reachable(self) -> bool:
+        return any(m.error is None for m in self.members.values())
+
+
+class Survey:
+    """Asks every PostgreSQL host at once; keeps the connections for the next question."""
+
+    def __init__(self, regions: Mapping[str, Sequence[str]], tls: Tls, port: int = PORT, timeout: float = 2.0) -> None:
+        self.regions = {name: list(hosts) for name, hosts in regions.items()}
+        self.clients = {
+            host: Patroni(host, tls, port, timeout) for hosts in self.regions.values() for host in hosts
+        }
+
+    def member(self, region: str, host: str) -> Member:
+        try:
+            return member_from(host, region, self.clients[host].get("/patroni"))
+        except MusterError as error:
+            return Member(host=host, region=region, error=str(error))
+
+    def region(self, name: str) -> Region:
+        """Read one region's members and configuration."""
+        hosts = self.regions[name]
+        with ThreadPoolExecutor(max_workers=max(1, len(hosts))) as pool:
+            members = dict(zip(hosts, pool.map(lambda host: self.member(name, host), hosts), strict=True))
+        result = Region(name, members)
+        for host in hosts:
+            if members[host].error is not None:
+                result.config_error = members[host].error
+                continue
+            try:
+                result.config, result.config_error = self.clients[host].get("/config"), None
+                break
+            except MusterError as error:
+                result.config_error = str(error)
+        return result
+
+    def all(self) -> dict[str, Region]:
+        with ThreadPoolExecutor(max_workers=max(1, len(self.regions))) as pool:
+            return dict(zip(self.regions, pool.map(self.region, self.regions), strict=True))
+
+
+def format_lsn(lsn: int | None) -> str | None:
+    """PostgreSQL's own notation: 16/B374D848."""
+    return None if lsn is None else f"{lsn >> 32:X}/{lsn & 0xFFFFFFFF:X}"
+
+
+def parse_lsn(text: str) -> int:
+    high, low = text.split("/")
+    return (int(high, 16) << 32) + int(low, 16)

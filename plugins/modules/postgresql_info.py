@@ -1,0 +1,200 @@
+#!/usr/bin/python
+# Copyright: the Muster authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: postgresql_info
+short_description: Tell a PostgreSQL host's recovery status, and which region is primary
+version_added: 0.1.0
+description:
+  - Asks Patroni on every PostgreSQL host of every region, in parallel, and returns what this host's
+    recovery status is. The stores hold the truth about which region is primary; this reads it.
+  - A figure that cannot be known is null.
+options:
+  regions:
+    description: The PostgreSQL hosts of each region, by region name.
+    type: dict
+    required: true
+  host:
+    description: The host to report on, as it is named in O(regions).
+    type: str
+    required: true
+  api_port:
+    description: Port of Patroni's REST API.
+    type: int
+    default: 8008
+  ca_certificate:
+    description: Path on the host of the CA that signed Patroni's certificates.
+    type: path
+    required: true
+  certificate:
+    description: Path on the host of the client certificate.
+    type: path
+    required: true
+  private_key:
+    description: Path on the host of the client certificate's key.
+    type: path
+    required: true
+  stanza:
+    description: pgBackRest's stanza; when given, RV(recovery_status.last_backup_at) is read from the repositories.
+    type: str
+  backup_user:
+    description: Operating system user that runs pgBackRest.
+    type: str
+    default: postgres
+attributes:
+  check_mode:
+    description: Changes nothing, ever.
+    support: full
+author: The Muster authors (@muster-platform)
+"""
+
+EXAMPLES = r"""
+- name: Read the recovery status
+  muster.platform.postgresql_info:
+    regions:
+      north: [north-1, north-2]
+      south: [south-1, south-2]
+    host: "{{ inventory_hostname }}"
+    ca_certificate: /etc/muster/postgresql/ca.crt
+    certificate: /etc/muster/postgresql/server.crt
+    private_key: /etc/muster/postgresql/server.key
+  register: info
+"""
+
+RETURN = r"""
+recovery_status:
+  description: The keys that every store reports.
+  returned: always
+  type: dict
+  contains:
+    store: {description: "Always V(postgresql).", type: str}
+    region: {description: The host's region., type: str}
+    role: {description: "V(primary), V(standby), V(stopped) or V(unknown).", type: str}
+    healthy: {description: Whether there are no reasons against it., type: bool}
+    reasons: {description: Why it is not healthy., type: list, elements: str}
+    position: {description: "The end of WAL as an LSN: written on a primary, replayed on a standby.", type: str}
+    timeline: {description: PostgreSQL's timeline., type: int}
+    lag_bytes: {description: WAL of the primary that is not replayed here., type: int}
+    lag_seconds: {description: Age of the newest replayed commit while something is outstanding., type: float}
+    last_backup_at: {description: End of the newest good backup in any repository., type: str}
+    last_restore_proof_at: {description: When a restore was last proven., type: str}
+    versions: {description: Of PostgreSQL and Patroni., type: dict}
+primary_region:
+  description: The region whose member takes writes now; null when none or more than one does.
+  returned: always
+  type: str
+regions:
+  description: What was read of each region.
+  returned: always
+  type: dict
+  contains:
+    declared_standby: {description: Whether the configuration makes it a standby; null when unknown., type: bool}
+    leader: {description: The host that leads the region., type: str}
+    initialized: {description: Whether the region has a dynamic configuration., type: bool}
+    members: {description: "Role, state, timeline, position and error of each host.", type: dict}
+"""
+
+import dataclasses
+import json
+import pwd
+import subprocess
+from datetime import datetime, timezone
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ansible_collections.muster.platform.plugins.module_utils._errors import MusterError
+from ansible_collections.muster.platform.plugins.module_utils._patroni import (
+    TLS_OPTIONS,
+    Region,
+    Survey,
+    Tls,
+    format_lsn,
+)
+from ansible_collections.muster.platform.plugins.module_utils._recovery import primaries, recovery_status
+
+
+def newest_backup(document: Any) -> str | None:
+    """The end of the newest backup without an error, in UTC, from `pgbackrest info --output=json`."""
+    stops = [
+        backup["timestamp"]["stop"]
+        for stanza in document
+        for backup in stanza.get("backup", [])
+        if not backup.get("error")
+    ]
+    if not stops:
+        return None
+    return datetime.fromtimestamp(max(stops), timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def read_backup(stanza: str, user: str) -> tuple[str | None, str | None]:
+    """The newest backup's time, or why it is not known."""
+    try:
+        pwd.getpwnam(user)
+        command = ["pgbackrest", f"--stanza={stanza}", "--output=json", "--log-level-console=off", "info"]
+        result = subprocess.run(command, user=user, capture_output=True, text=True, timeout=10, check=True, cwd="/")
+        at = newest_backup(json.loads(result.stdout))
+    except (OSError, KeyError, ValueError, subprocess.SubprocessError) as error:
+        return None, f"the backup repositories could not be read: {error}"
+    return at, None if at else "there is no backup yet"
+
+
+def describe(region: Region) -> dict[str, Any]:
+    """One region as plain data."""
+    members = {}
+    for host, member in region.members.items():
+        data = dataclasses.asdict(member)
+        data["position"] = format_lsn(data.pop("lsn"))
+        data["received"] = format_lsn(data.pop("received"))
+        members[host] = data
+    return {
+        "declared_standby": region.declared_standby,
+        "initialized": region.config is not None,
+        "leader": region.leader.host if region.leader else None,
+        "members": members,
+    }
+
+
+def run(params: dict[str, Any]) -> dict[str, Any]:
+    """Read, and put together what the module returns."""
+    home = next((name for name, hosts in params["regions"].items() if params["host"] in hosts), None)
+    if home is None:
+        raise MusterError(f"{params['host']} is not among the PostgreSQL hosts of any region")
+    regions = Survey(params["regions"], Tls.from_params(params), params["api_port"]).all()
+    status = recovery_status(regions[home].members[params["host"]], regions)
+    if params["stanza"]:
+        status["last_backup_at"], reason = read_backup(params["stanza"], params["backup_user"])
+        if reason:
+            status["reasons"].append(reason)
+            status["healthy"] = False
+    found = primaries(regions)
+    return {
+        "recovery_status": status,
+        "primary_region": found[0].region if len(found) == 1 else None,
+        "regions": {name: describe(region) for name, region in regions.items()},
+    }
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            "regions": {"type": "dict", "required": True},
+            "host": {"type": "str", "required": True},
+            "api_port": {"type": "int", "default": 8008},
+            **TLS_OPTIONS,
+            "stanza": {"type": "str"},
+            "backup_user": {"type": "str", "default": "postgres"},
+        },
+        supports_check_mode=True,
+    )
+    try:
+        module.exit_json(changed=False, **run(module.params))
+    except MusterError as error:
+        module.fail_json(msg=str(error))
+
+
+if __name__ == "__main__":
+    main()
