@@ -20,9 +20,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 from ansible_collections.muster.platform.plugins.module_utils._errors import MusterError
+
+T = TypeVar("T")
 
 LOCK_PREFIX = "/muster/locks/"
 # gRPC status codes with which another endpoint may do better: deadline exceeded, unavailable.
@@ -105,6 +107,14 @@ def _prefix_end(prefix: str) -> str:
     return base64.b64encode(bytes(raw) or b"\0").decode()
 
 
+def each(ask: Callable[[str], T], endpoints: Sequence[str]) -> list[T]:
+    """Call C(ask) with every endpoint at the same time; the answers in the endpoints' order."""
+    if not endpoints:
+        return []
+    with ThreadPoolExecutor(max_workers=min(8, len(endpoints))) as pool:
+        return list(pool.map(ask, endpoints))
+
+
 def _hex(number: Any) -> str | None:
     """An identifier the way etcdctl prints it; None for 0 (no leader)."""
     return f"{int(number):x}" if number and int(number) else None
@@ -130,6 +140,21 @@ def _member(raw: dict[str, Any]) -> Member:
     )
 
 
+class _Connection(http.client.HTTPSConnection):
+    """A TLS connection that can expect another name than the one it connects to."""
+
+    def __init__(
+        self, host: str, port: int, timeout: float, context: ssl.SSLContext, server_name: str | None
+    ) -> None:
+        super().__init__(host, port, timeout=timeout, context=context)
+        self._tls_context = context
+        self._server_name = server_name or host
+
+    def connect(self) -> None:
+        http.client.HTTPConnection.connect(self)
+        self.sock = self._tls_context.wrap_socket(self.sock, server_hostname=self._server_name)
+
+
 class EtcdClient:
     """Requests go to one endpoint over a kept connection, and on to the next when it fails.
 
@@ -137,8 +162,15 @@ class EtcdClient:
     """
 
     def __init__(
-        self, endpoints: Sequence[str], ca: str, certificate: str, key: str, timeout: float = 3.0
+        self,
+        endpoints: Sequence[str],
+        ca: str,
+        certificate: str,
+        key: str,
+        timeout: float = 3.0,
+        server_name: str | None = None,
     ) -> None:
+        """C(server_name) is the name that the certificates must carry, when it is not the endpoints'."""
         if not endpoints:
             raise MusterError("no etcd endpoint was given")
         for endpoint in endpoints:
@@ -146,6 +178,7 @@ class EtcdClient:
                 raise MusterError(f"the etcd endpoint {endpoint} is not an https:// address")
         self.endpoints = [endpoint.rstrip("/") for endpoint in endpoints]
         self.timeout = timeout
+        self.server_name = server_name
         self._files = (ca, certificate, key)
         self._context = self._tls()
         self._connections: dict[str, http.client.HTTPSConnection] = {}
@@ -164,7 +197,7 @@ class EtcdClient:
 
     def clone(self) -> EtcdClient:
         """A client of the same cluster with connections of its own."""
-        return EtcdClient(self.endpoints, *self._files, timeout=self.timeout)
+        return EtcdClient(self.endpoints, *self._files, timeout=self.timeout, server_name=self.server_name)
 
     def close(self) -> None:
         for connection in self._connections.values():
@@ -179,8 +212,8 @@ class EtcdClient:
         connection = kept
         if connection is None:
             url = urllib.parse.urlsplit(endpoint)
-            connection = http.client.HTTPSConnection(
-                url.hostname or "", url.port or 2379, timeout=self.timeout, context=self._context
+            connection = _Connection(
+                url.hostname or "", url.port or 2379, self.timeout, self._context, self.server_name
             )
         sent = False
         try:
@@ -332,10 +365,13 @@ class EtcdClient:
 
     # --- the cluster ----------------------------------------------------------
 
-    def members(self) -> list[Member]:
-        """The cluster's member list, sorted by name."""
-        # 3.4 ignores the field and always answers from the member's own memory.
-        answer = self.request("/v3/cluster/member/list", {"linearizable": True})
+    def members(self, linearizable: bool = True) -> list[Member]:
+        """The cluster's member list, sorted by name.
+
+        Without a quorum only a list that is not linearizable can be had: what one
+        member remembers. etcd 3.4 always answers so.
+        """
+        answer = self.request("/v3/cluster/member/list", {"linearizable": linearizable})
         return sorted(map(_member, answer.get("members", [])), key=lambda member: (member.name, member.id))
 
     def member_add(self, peer_url: str, learner: bool = False) -> Member:
@@ -358,10 +394,6 @@ class EtcdClient:
         """The alarms raised, such as C(NOSPACE)."""
         answer = self.request("/v3/maintenance/alarm", {"action": "GET"})
         return sorted({alarm.get("alarm", "NONE") for alarm in answer.get("alarms", [])})
-
-    def move_leader(self, endpoint: str, member_id: str) -> None:
-        """Hand the leadership over; C(endpoint) must be the leader's."""
-        self._ask(endpoint, "/v3/maintenance/transfer-leadership", {"targetID": str(int(member_id, 16))})
 
     def endpoint_status(self, endpoint: str) -> Status:
         """What one endpoint says about itself; never raises for an endpoint that does not answer."""
@@ -386,14 +418,14 @@ class EtcdClient:
             errors=tuple(raw.get("errors", [])),
         )
 
-    def each(self, ask: Callable[[str], Any]) -> list[Any]:
-        """Call C(ask) with every endpoint at the same time; the answers in the endpoints' order."""
-        with ThreadPoolExecutor(max_workers=min(8, len(self.endpoints))) as pool:
-            return list(pool.map(ask, self.endpoints))
-
     def status(self) -> list[Status]:
         """The status of every endpoint, asked at the same time."""
-        return self.each(self.endpoint_status)
+        return each(self.endpoint_status, self.endpoints)
+
+    def prefer(self, endpoint: str) -> None:
+        """Ask this endpoint first from now on."""
+        if endpoint in self.endpoints:
+            self._preferred = endpoint
 
     def health(self, endpoint: str) -> str | None:
         """None when the endpoint serves linearizable reads, else why not."""
