@@ -31,8 +31,14 @@ def members(groups: Mapping[str, Sequence[str]], service: str, region_name: str)
     return [host for host in groups.get(service, []) if host in within]
 
 
+def by_region(groups: Mapping[str, Sequence[str]], service: str) -> dict[str, list[str]]:
+    """The hosts of a service, by region; regions without one are left out."""
+    found = {name: members(groups, service, name) for name in regions(groups)}
+    return {name: hosts for name, hosts in found.items() if hosts}
+
+
 class FilterModule:
-    """Filters named muster.platform.region, .regions and .members."""
+    """Filters named muster.platform.region, .regions, .members and .by_region."""
 
     def filters(self) -> dict[str, Callable[..., Any]]:
-        return {"region": region, "regions": regions, "members": members}
+        return {"region": region, "regions": regions, "members": members, "by_region": by_region}

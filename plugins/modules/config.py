@@ -254,8 +254,7 @@ def configure(parameters: dict[str, Any], check_mode: bool, diff_mode: bool) -> 
     """Bring the host into the wanted state, and return what changed."""
     absent = [entry if isinstance(entry, dict) else {"path": entry} for entry in parameters["absent"]]
     tree = _config.Tree(parameters["directories"], parameters["files"], absent)
-    secrets = [item.content for item in tree.files if item.secret]
-    units = _config_units.Units(parameters["units"], secrets, check_mode)
+    units = _config_units.Units(parameters["units"], tree.secrets, check_mode)
     units.read()
     changed_paths, notify = tree.changed_paths(), tree.notify()
     diff = tree.diff() if diff_mode else []
@@ -266,10 +265,11 @@ def configure(parameters: dict[str, Any], check_mode: bool, diff_mode: bool) -> 
             units.reload()
             units.read()
     units.plan()
-    if diff_mode:
-        diff.extend(unit.diff() for unit in units.units if unit.steps)
+    before = [(unit, unit.diff()) for unit in units.units]
     if not check_mode:
         units.apply()
+    if diff_mode:
+        diff.extend(entry for unit, entry in before if unit.steps)
     return {
         "changed": bool(changed_paths) or units.changed,
         "changed_paths": changed_paths,

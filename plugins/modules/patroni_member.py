@@ -1,0 +1,135 @@
+#!/usr/bin/python
+# Copyright: the Muster authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: patroni_member
+short_description: Start this host's Patroni and wait until its PostgreSQL serves
+version_added: 0.1.0
+description:
+  - Starts Patroni's unit when it does not run, and waits until the host is a running primary, or a
+    standby that streams. It never decides a role; Patroni does.
+options:
+  host:
+    description: This host's name, as its certificate has it.
+    type: str
+    required: true
+  unit:
+    description: Patroni's systemd unit.
+    type: str
+    default: patroni.service
+  timeout:
+    description: Seconds to wait at most.
+    type: int
+    default: 300
+  api_port:
+    description: Port of Patroni's REST API.
+    type: int
+    default: 8008
+  ca_certificate:
+    description: Path on the host of the CA that signed Patroni's certificates.
+    type: path
+    required: true
+  certificate:
+    description: Path on the host of the client certificate.
+    type: path
+    required: true
+  private_key:
+    description: Path on the host of the client certificate's key.
+    type: path
+    required: true
+attributes:
+  check_mode:
+    description: Says whether it would start the unit, and does not wait.
+    support: full
+author: The Muster authors (@muster-platform)
+"""
+
+EXAMPLES = r"""
+- name: Start this member
+  muster.platform.patroni_member:
+    host: "{{ inventory_hostname }}"
+    ca_certificate: /etc/muster/postgresql/ca.crt
+    certificate: /etc/muster/postgresql/server.crt
+    private_key: /etc/muster/postgresql/server.key
+"""
+
+RETURN = r"""
+role:
+  description: Patroni's own word for the member's role.
+  returned: outside check mode
+  type: str
+timeline:
+  description: PostgreSQL's timeline.
+  returned: outside check mode
+  type: int
+"""
+
+import subprocess
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ansible_collections.muster.platform.plugins.module_utils._errors import MusterError
+from ansible_collections.muster.platform.plugins.module_utils._patroni import (
+    TLS_OPTIONS,
+    Member,
+    Patroni,
+    Tls,
+    member_from,
+)
+from ansible_collections.muster.platform.plugins.module_utils._wait import wait_until
+
+
+def systemctl(*words: str) -> str:
+    """Run systemctl; its output, or a MusterError with what it said."""
+    result = subprocess.run(["systemctl", *words], capture_output=True, text=True, timeout=120, check=False)
+    if result.returncode != 0 and words[0] != "is-active":
+        raise MusterError(f"systemctl {' '.join(words)} failed: {result.stderr.strip() or result.stdout.strip()}")
+    return result.stdout.strip()
+
+
+def serving(patroni: Patroni, host: str) -> Member | None:
+    """The member once it serves; a MusterError tells what it is doing instead."""
+    member = member_from(host, "", patroni.get("/patroni"))
+    if member.writable:
+        return member
+    if member.role in ("replica", "standby_leader") and member.replication_state == "streaming":
+        return member
+    raise MusterError(f"it is {member.role}, {member.state}, replication {member.replication_state or 'not begun'}")
+
+
+def run(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
+    """Start, wait, report."""
+    active = systemctl("is-active", params["unit"]) == "active"
+    if check_mode:
+        return {"changed": not active}
+    if not active:
+        systemctl("start", params["unit"])
+    patroni = Patroni(params["host"], Tls.from_params(params), params["api_port"])
+    what = f"PostgreSQL on {params['host']} to serve (see journalctl -u {params['unit']})"
+    member = wait_until(lambda: serving(patroni, params["host"]), what, params["timeout"], 0.3)
+    return {"changed": not active, "role": member.role, "timeline": member.timeline}
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            "host": {"type": "str", "required": True},
+            "unit": {"type": "str", "default": "patroni.service"},
+            "timeout": {"type": "int", "default": 300},
+            "api_port": {"type": "int", "default": 8008},
+            **TLS_OPTIONS,
+        },
+        supports_check_mode=True,
+    )
+    try:
+        module.exit_json(**run(module.params, module.check_mode))
+    except MusterError as error:
+        module.fail_json(msg=str(error))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,235 @@
+#!/usr/bin/python
+# Copyright: the Muster authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: postgresql_handover
+short_description: Move PostgreSQL's primary role to another region, losing nothing
+version_added: 0.1.0
+description:
+  - "The planned move in one call: the source becomes a standby; when it is seen in recovery and the target
+    has replayed all that the old primary holds, proven by LSN, the target opens for writes."
+  - When a step before the promotion fails, the old primary is put back. When it is interrupted, run it
+    again; it finishes, or rolls back. At no point may both regions take writes.
+  - Holds a lock in the etcd of every region while it works, so that a second one waits or is refused.
+  - Run it on a PostgreSQL host of the target region.
+options:
+  regions:
+    description: The PostgreSQL hosts of each of the two regions, by region name.
+    type: dict
+    required: true
+  target:
+    description: The region that shall be primary.
+    type: str
+    required: true
+  standby_cluster:
+    description: Patroni's C(standby_cluster) that makes the source follow the target.
+    type: dict
+    required: true
+  etcd_endpoints:
+    description: The https addresses of the etcd members of each region, by region name.
+    type: dict
+    required: true
+  holder:
+    description: Who does this, for the lock; shown to a second one who has to wait.
+    type: str
+    required: true
+  operator:
+    description: Role with which to read positions and ask for a checkpoint.
+    type: str
+    default: muster_operator
+  operator_password:
+    description: Its password.
+    type: str
+    required: true
+  port:
+    description: Port of PostgreSQL.
+    type: int
+    default: 5432
+  api_port:
+    description: Port of Patroni's REST API.
+    type: int
+    default: 8008
+  max_lag_bytes:
+    description: Refuse while the standby is further behind than this many bytes.
+    type: int
+    default: 16777216
+  timeouts:
+    description: Deadlines in seconds (C(demote), C(catch_up), C(promote), C(rollback), C(reprotect)).
+    type: dict
+    default: {}
+  ca_certificate:
+    description: Path on the host of the CA.
+    type: path
+    required: true
+  certificate:
+    description: Path on the host of the client certificate.
+    type: path
+    required: true
+  private_key:
+    description: Path on the host of the client certificate's key.
+    type: path
+    required: true
+attributes:
+  check_mode:
+    description: Assesses and refuses as the real run would, and changes nothing.
+    support: full
+author: The Muster authors (@muster-platform)
+"""
+
+EXAMPLES = r"""
+- name: Make south the primary region
+  muster.platform.postgresql_handover:
+    regions: {north: [north-1, north-2], south: [south-1, south-2]}
+    target: south
+    standby_cluster: {host: "south-1,south-2", port: 5432}
+    etcd_endpoints: {north: ["https://north-1:2379"], south: ["https://south-1:2379"]}
+    holder: drill-2026-11-21
+    operator_password: "{{ postgresql_operator_password }}"
+    ca_certificate: /etc/muster/postgresql/ca.crt
+    certificate: /etc/muster/postgresql/server.crt
+    private_key: /etc/muster/postgresql/server.key
+"""
+
+RETURN = r"""
+situation:
+  description: "V(start) for a whole move, V(resume) for one that an earlier run began, V(done) when there was nothing to do."
+  returned: always
+  type: str
+timeline_before:
+  description: Timeline of the old primary.
+  returned: when the move was begun by this run
+  type: int
+position_before:
+  description: The old primary's end of WAL as an LSN, before it was demoted.
+  returned: when the move was begun by this run
+  type: str
+proof_position:
+  description: The LSN that the new primary had replayed when it was found to hold all of the old one's.
+  returned: when something was moved
+  type: str
+timeline_after:
+  description: Timeline of the new primary.
+  returned: outside check mode
+  type: int
+position_after:
+  description: The new primary's end of WAL as an LSN.
+  returned: outside check mode
+  type: str
+muster_phases:
+  description: What took how long.
+  returned: always
+  type: list
+  elements: dict
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ansible_collections.muster.platform.plugins.module_utils._errors import MusterError
+from ansible_collections.muster.platform.plugins.module_utils._etcd import EtcdClient, Lock
+from ansible_collections.muster.platform.plugins.module_utils._handover import (
+    EtcdJournal,
+    Handover,
+    Limits,
+    Psycopg,
+)
+from ansible_collections.muster.platform.plugins.module_utils._patroni import TLS_OPTIONS, Survey, Tls
+
+LOCK = "dr"
+
+
+def other_region(params: dict[str, Any]) -> str:
+    """The source; there are exactly two regions."""
+    names = sorted(params["regions"])
+    if params["target"] not in names:
+        raise MusterError(f"{params['target']} is no region with PostgreSQL hosts; there are: {', '.join(names)}")
+    if len(names) != 2:
+        raise MusterError(f"a switch needs two regions with PostgreSQL hosts, found: {', '.join(names)}")
+    return next(name for name in names if name != params["target"])
+
+
+def limits_from(params: dict[str, Any]) -> Limits:
+    known = {"demote", "catch_up", "promote", "rollback", "reprotect"}
+    unknown = sorted(set(params["timeouts"]) - known)
+    if unknown:
+        raise MusterError(f"timeouts: unknown {', '.join(unknown)}; known are {', '.join(sorted(known))}")
+    values = {name: float(value) for name, value in params["timeouts"].items()}
+    return Limits(max_lag_bytes=params["max_lag_bytes"], **values)
+
+
+@contextmanager
+def locked(clients: dict[str, EtcdClient], holder: str) -> Iterator[list[Lock]]:
+    """Hold the lock of every region, taken in the order of their names so that two cannot block each other."""
+    with ExitStack() as stack:
+        yield [
+            stack.enter_context(clients[name].lock(LOCK, f"{holder} (pid {os.getpid()})", ttl=10, wait=20))
+            for name in sorted(clients)
+        ]
+
+
+def run(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
+    """Take the locks and move."""
+    source = other_region(params)
+    tls = Tls.from_params(params)
+    clients = {
+        name: EtcdClient(endpoints, tls.ca_certificate, tls.certificate, tls.private_key)
+        for name, endpoints in params["etcd_endpoints"].items()
+        if name in params["regions"]
+    }
+    if set(clients) != set(params["regions"]):
+        raise MusterError("etcd_endpoints must name both regions")
+    handover = Handover(
+        survey=Survey(params["regions"], tls, params["api_port"]),
+        sql=Psycopg(params["operator"], params["operator_password"], tls.ca_certificate, params["port"]),
+        journal=EtcdJournal(clients[params["target"]].clone()),
+        source=source,
+        target=params["target"],
+        standby_cluster=params["standby_cluster"],
+        limits=limits_from(params),
+    )
+    if check_mode:
+        return {**handover.run(check=True), "muster_phases": []}
+    with locked(clients, params["holder"]) as locks:
+
+        def still_held() -> None:
+            for lock in locks:
+                lock.assert_held()
+
+        handover.still_held = still_held
+        result = handover.run()
+    return {**result, "muster_phases": handover.phases}
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            "regions": {"type": "dict", "required": True},
+            "target": {"type": "str", "required": True},
+            "standby_cluster": {"type": "dict", "required": True},
+            "etcd_endpoints": {"type": "dict", "required": True},
+            "holder": {"type": "str", "required": True},
+            "operator": {"type": "str", "default": "muster_operator"},
+            "operator_password": {"type": "str", "required": True, "no_log": True},
+            "port": {"type": "int", "default": 5432},
+            "api_port": {"type": "int", "default": 8008},
+            "max_lag_bytes": {"type": "int", "default": 16777216},
+            "timeouts": {"type": "dict", "default": {}},
+            **TLS_OPTIONS,
+        },
+        supports_check_mode=True,
+    )
+    try:
+        module.exit_json(**run(module.params, module.check_mode))
+    except MusterError as error:
+        module.fail_json(msg=str(error))
+
+
+if __name__ == "__main__":
+    main()
