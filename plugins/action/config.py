@@ -46,8 +46,9 @@ class ActionModule(ActionBase):
         result: dict[str, Any] = self._execute_module(
             module_name="muster.platform.config", module_args=arguments, task_vars=task_vars
         )
-        # The contents must not reach a log through the record of the call.
-        result["invocation"] = {"module_args": without_contents(arguments)}
+        if "invocation" in result:
+            # The contents must not reach a log through the record of the call.
+            result["invocation"] = {"module_args": without_contents(arguments)}
         return result
 
     def _render(self, entry: dict[str, Any], task_vars: dict[str, Any]) -> str:

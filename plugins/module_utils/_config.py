@@ -10,12 +10,13 @@ is removed again when a step before the replacing fails.
 from __future__ import annotations
 
 import contextlib
-import errno
 import grp
 import os
 import pwd
+import re
 import secrets
 import shlex
+import shutil
 import stat
 import subprocess
 import time
@@ -137,6 +138,21 @@ def read_file(path: str) -> bytes:
         raise MusterError(f"cannot read {path}: {error.strerror}") from error
 
 
+def refuse_foreign_links(path: str, uid: int | None) -> None:
+    """Raise when a directory above C(path) is a link that someone else could turn elsewhere.
+
+    Links of root, of ourselves and of the account that the path is for are fine.
+    """
+    for parent in parents(path):
+        with contextlib.suppress(OSError):
+            status = os.lstat(parent)
+            if stat.S_ISLNK(status.st_mode) and status.st_uid not in (0, os.geteuid(), uid):
+                raise MusterError(
+                    f"{path} is below {parent}, a symbolic link that does not belong to root,"
+                    " so it is not followed"
+                )
+
+
 def trusted_directory_link(path: str) -> Found:
     """The directory behind a link that root (or we) made; a MusterError otherwise.
 
@@ -168,6 +184,10 @@ class Tree:
     def items(self) -> list[Item]:
         return [*self.directories, *self.files]
 
+    @property
+    def secrets(self) -> list[bytes]:
+        return [item.content for item in self.files if item.secret]
+
     @staticmethod
     def _item(path: str, directory: bool, entry: dict[str, Any]) -> Item:
         mode = entry.get("mode")
@@ -188,6 +208,7 @@ class Tree:
     def _directory(self, entry: dict[str, Any]) -> Item:
         path = entry["path"]
         item = self._item(path, True, entry)
+        refuse_foreign_links(path, item.uid)
         item.found = look(path)
         if item.found.kind == "link":
             item.found = trusted_directory_link(path)
@@ -202,6 +223,9 @@ class Tree:
         item.content = (entry.get("content") or "").encode()
         item.validate = entry.get("validate")
         item.secret = bool(entry.get("secret"))
+        if item.secret and item.mode is None:
+            item.mode = 0o600
+        refuse_foreign_links(path, item.uid)
         item.found = look(path, read=True)
         if item.found.kind in ("directory", "other"):
             raise MusterError(f"{path} must be a file, but a {item.found.kind} is there")
@@ -209,6 +233,7 @@ class Tree:
 
     @staticmethod
     def _removal(entry: dict[str, Any]) -> Removal:
+        refuse_foreign_links(entry["path"], None)
         found = look(entry["path"])
         if found.kind == "directory":
             raise MusterError(
@@ -277,7 +302,7 @@ class Tree:
             self._create_new_files(undo)
             for item in self.files:
                 if item.temporary and item.validate:
-                    validate(item)
+                    validate(item, self.secrets)
         except BaseException:
             self._remove_temporaries()
             for path, directory in reversed(undo):
@@ -372,7 +397,7 @@ def stage_file(item: Item) -> None:
     found = item.found if item.found.kind == "file" else Found()
     mode = item.mode
     if mode is None:
-        mode = found.mode if found.kind else (0o600 if item.secret else 0o644)
+        mode = found.mode if found.kind else 0o644
     uid = item.uid if item.uid is not None else found.uid
     gid = item.gid if item.gid is not None else found.gid
     directory, name = os.path.split(item.path)
@@ -448,9 +473,22 @@ def sync_directory(path: str) -> None:
             os.close(descriptor)
 
 
-def validate(item: Item) -> None:
+def hide(text: str, contents: list[bytes]) -> str:
+    """Blot out every word of the secret contents that a program may have repeated."""
+    words: set[str] = set()
+    for content in contents:
+        words.update(re.findall(r"[^\s\"'=,;()\[\]{}]{6,}", content.decode(errors="replace")))
+    for word in sorted(words, key=len, reverse=True):
+        text = text.replace(word, "********")
+    return text
+
+
+def validate(item: Item, contents: list[bytes]) -> None:
     """Run the file's own checker on the temporary file; a MusterError tells what it said."""
     command = [part.replace("%s", item.temporary) for part in shlex.split(item.validate or "")]
+    environment = program_environment()
+    if shutil.which(command[0], path=environment["PATH"]) is None:
+        raise MusterError(f"{item.path} was not changed: its validator {command[0]} is not installed")
     try:
         done = subprocess.run(
             command,
@@ -458,7 +496,7 @@ def validate(item: Item) -> None:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             timeout=VALIDATE_SECONDS,
-            env=program_environment(),
+            env=environment,
             check=False,
         )
     except subprocess.TimeoutExpired as error:
@@ -466,11 +504,13 @@ def validate(item: Item) -> None:
             f"{item.path} was not changed: `{item.validate}` gave no answer in {VALIDATE_SECONDS} s"
         ) from error
     except OSError as error:
-        reason = "is not installed" if error.errno == errno.ENOENT else f"cannot run: {error.strerror}"
-        raise MusterError(f"{item.path} was not changed: its validator {command[0]} {reason}") from error
+        raise MusterError(
+            f"{item.path} was not changed: its validator {command[0]} cannot run: {error.strerror}"
+        ) from error
     if done.returncode == 0:
         return
     output = done.stdout.decode(errors="replace").replace(item.temporary, item.path).strip()
+    output = hide(output, contents)
     if item.secret:
         output = "its output is not shown, because the file is secret"
     raise MusterError(

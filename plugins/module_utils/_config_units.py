@@ -11,7 +11,11 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
-from ansible_collections.muster.platform.plugins.module_utils._config import diff_entry, program_environment
+from ansible_collections.muster.platform.plugins.module_utils._config import (
+    diff_entry,
+    hide,
+    program_environment,
+)
 from ansible_collections.muster.platform.plugins.module_utils._errors import MusterError
 
 UNIT_DIRECTORIES = (
@@ -63,6 +67,10 @@ class Unit:
         return self.exists and self.get("UnitFileState") not in (*NOT_ENABLED, *NO_INSTALL_SECTION)
 
     @property
+    def has_no_install_section(self) -> bool:
+        return self.get("UnitFileState") in NO_INSTALL_SECTION
+
+    @property
     def is_active(self) -> bool:
         """Active, or on the way: but not in a loop of failing restarts."""
         if self.get("ActiveState") == "activating":
@@ -89,7 +97,7 @@ class Unit:
         if (
             self.enabled is True
             and not self.is_enabled
-            and self.get("UnitFileState") not in NO_INSTALL_SECTION
+            and not self.has_no_install_section
         ):
             steps.append("enable")
         if self.enabled is False and self.get("UnitFileState") in ("enabled", "enabled-runtime"):
@@ -108,10 +116,13 @@ class Unit:
             if (self.enabled or self.state == "started") and not self.is_provided(provided):
                 raise MusterError(f"the unit {self.name} does not exist on this host")
             return
-        if self.state == "started" and self.is_masked and self.masked is not False:
-            raise MusterError(f"the unit {self.name} is masked, so it cannot be started; set `masked: false`")
-        if self.enabled and self.is_masked and self.masked is not False:
-            raise MusterError(f"the unit {self.name} is masked, so it cannot be enabled; set `masked: false`")
+        if self.is_provided(provided):
+            return
+        if self.is_masked and self.masked is not False and (self.enabled or self.state == "started"):
+            wanted = "started" if self.state == "started" else "enabled"
+            raise MusterError(f"the unit {self.name} is masked, so it cannot be {wanted}; set `masked: false`")
+        if self.enabled and self.has_no_install_section:
+            raise MusterError(f"the unit {self.name} has no [Install] section, so it cannot be enabled")
 
     def is_provided(self, provided: set[str]) -> bool:
         return self.name in provided or re.sub(r"@.*(\.\w+)$", r"@\1", self.name) in provided
@@ -220,10 +231,10 @@ class Units:
 
     def apply(self) -> None:
         """Enable and mask together, start and stop one by one, in the order given."""
-        for unit in self.units:
-            if unit.enabled and unit.exists and unit.get("UnitFileState") in NO_INSTALL_SECTION:
-                raise MusterError(f"the unit {unit.name} has no [Install] section, so it cannot be enabled")
-        for step in ("unmask", "enable", "disable"):
+        self._unmask()
+        # Once more, now that the files are in place: this call may have brought the unit.
+        self.refuse_impossible(set())
+        for step in ("enable", "disable"):
             names = [unit.name for unit in self.units if step in unit.steps]
             if names:
                 self._run(step, names)
@@ -239,18 +250,29 @@ class Units:
             self.read()
             self._check_started()
 
+    def _unmask(self) -> None:
+        """Unmask first: only then systemd tells whether the unit is enabled."""
+        masked = [unit for unit in self.units if "unmask" in unit.steps]
+        if not masked:
+            return
+        self._run("unmask", [unit.name for unit in masked])
+        self.read()
+        self.plan()
+        for unit in masked:
+            unit.steps.insert(0, "unmask")
+
     def _run(self, verb: str, names: list[str]) -> None:
         done = systemctl("--quiet", verb, "--", *names)
         if done.returncode != 0:
             raise MusterError(
-                f"`systemctl {verb} {' '.join(names)}` failed: {self._hide(done.stderr.strip())}"
+                f"`systemctl {verb} {' '.join(names)}` failed: {hide(done.stderr.strip(), self.secrets)}"
             )
 
     def _start(self, unit: Unit) -> None:
         began = time.time()
         done = systemctl("--quiet", "start", "--", unit.name)
         if done.returncode != 0:
-            said = self._hide(done.stderr.strip())
+            said = hide(done.stderr.strip(), self.secrets)
             raise MusterError(
                 f"the unit {unit.name} does not start{': ' + said if said else ''}"
                 f"\n{self._journal(unit.name, began)}"
@@ -292,14 +314,7 @@ class Units:
             return "its journal cannot be read"
         lines = done.stdout.strip()
         return (
-            f"the end of its journal:\n{self._hide(lines)}" if lines else "its journal holds no line about it"
+            f"the end of its journal:\n{hide(lines, self.secrets)}"
+            if lines
+            else "its journal holds no line about it"
         )
-
-    def _hide(self, text: str) -> str:
-        """Blot out every word of a secret file that a program may have repeated."""
-        words: set[str] = set()
-        for content in self.secrets:
-            words.update(re.findall(r"[^\s\"'=,;()\[\]{}]{6,}", content.decode(errors="replace")))
-        for word in sorted(words, key=len, reverse=True):
-            text = text.replace(word, "********")
-        return text
