@@ -56,6 +56,7 @@ SPECS: dict[str, Any] = {
     },
     "backup": {
         "short_description": "Take a backup",
+        "description": ["It is listed afterwards."],
         "options": {"store_port": {"type": "int", "default": 7000, "description": "Port."}},
     },
 }
@@ -182,6 +183,10 @@ def spoil_description(tree: Tree) -> None:
     del tree.options["store_mode"]["description"]
 
 
+def spoil_entry_point_description(tree: Tree) -> None:
+    del tree.specs["backup"]["description"]
+
+
 def spoil_other_type(tree: Tree) -> None:
     tree.specs["backup"]["options"]["store_port"]["type"] = "raw"
 
@@ -222,6 +227,7 @@ MISMATCHES = [
     (spoil_prefix, "option port of entry point main does not start with store_"),
     (spoil_internal_prefix, "vars/main.yml sets store_unit, which does not start with __store_"),
     (spoil_description, "option store_mode of entry point main has no description"),
+    (spoil_entry_point_description, "entry point backup has no description"),
     (spoil_other_type, "store_port of entry point backup has another type than in entry point main"),
     (spoil_entry_point, "entry point restore has no tasks/restore.yml"),
     (spoil_verb, "tasks/status.yml has no entry point in the argument specs"),
