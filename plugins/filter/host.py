@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -34,6 +35,24 @@ def differing_sysctls(wanted: Mapping[str, Any], host: Mapping[str, Any]) -> lis
     ]
 
 
+def host_addresses(
+    hostvars: Mapping[str, Mapping[str, Any]], names: Sequence[str], variables: Sequence[str]
+) -> dict[str, str]:
+    """Host name to address, from the first of C(variables) that a host has.
+
+    A host whose variable holds a name instead of an address is left out: its name
+    is known to the DNS already.
+    """
+    found = {}
+    for name in names:
+        address = next((hostvars[name][key] for key in variables if key in hostvars[name]), "")
+        try:
+            found[name] = str(ipaddress.ip_address(address))
+        except ValueError:
+            continue
+    return found
+
+
 def hosts_file(text: str | None, entries: Mapping[str, str]) -> str:
     """/etc/hosts with the names of C(entries) (name to address) in a marked block.
 
@@ -50,11 +69,12 @@ def hosts_file(text: str | None, entries: Mapping[str, str]) -> str:
 
 
 class FilterModule:
-    """Filters named muster.platform.missing_packages, .differing_sysctls and .hosts_file."""
+    """Filters named muster.platform.missing_packages, .differing_sysctls, .host_addresses, .hosts_file."""
 
     def filters(self) -> dict[str, Callable[..., Any]]:
         return {
             "differing_sysctls": differing_sysctls,
+            "host_addresses": host_addresses,
             "hosts_file": hosts_file,
             "missing_packages": missing_packages,
         }
