@@ -295,6 +295,15 @@ class EtcdClient:
         )
         return {pair.key: pair for pair in map(_key_value, answer.get("kvs", []))}
 
+    def count(self, prefix: str = "") -> int:
+        """How many keys start with C(prefix)."""
+        payload = {
+            "key": _b64(prefix) or "AA==",
+            "range_end": _prefix_end(prefix),
+            "count_only": True,
+        }
+        return int(self.request("/v3/kv/range", payload).get("count", 0))
+
     def put(self, key: str, value: str, lease: int | None = None) -> int:
         """Write the key; the revision of the write."""
         answer = self.request("/v3/kv/put", self._put(key, value, lease))
