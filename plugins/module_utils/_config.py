@@ -99,6 +99,25 @@ def program_environment() -> dict[str, str]:
     return {**os.environ, "LC_ALL": "C", "PATH": f"{path}:/usr/local/sbin:/usr/sbin:/sbin"}
 
 
+def run_program(command: list[str], timeout: float) -> tuple[int, str, str]:
+    """Run a program without a shell or input; return its code, output and errors.
+
+    OSError and subprocess.TimeoutExpired are the caller's. AnsibleModule.run_command would
+    do, had it a deadline.
+    """
+    done = subprocess.run(  # pylint: disable=ansible-bad-function
+        command,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        timeout=timeout,
+        env=program_environment(),
+        check=False,
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
 def find_account(name: str | None, group: bool) -> tuple[int | None, bool]:
     """The number of a user or group, and whether it is unknown here."""
     if name is None:
@@ -486,19 +505,10 @@ def hide(text: str, contents: list[bytes]) -> str:
 def validate(item: Item, contents: list[bytes]) -> None:
     """Run the file's own checker on the temporary file; a MusterError tells what it said."""
     command = [part.replace("%s", item.temporary) for part in shlex.split(item.validate or "")]
-    environment = program_environment()
-    if shutil.which(command[0], path=environment["PATH"]) is None:
+    if shutil.which(command[0], path=program_environment()["PATH"]) is None:
         raise MusterError(f"{item.path} was not changed: its validator {command[0]} is not installed")
     try:
-        done = subprocess.run(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            timeout=VALIDATE_SECONDS,
-            env=environment,
-            check=False,
-        )
+        code, output, errors = run_program(command, VALIDATE_SECONDS)
     except subprocess.TimeoutExpired as error:
         raise MusterError(
             f"{item.path} was not changed: `{item.validate}` gave no answer in {VALIDATE_SECONDS} s"
@@ -507,15 +517,14 @@ def validate(item: Item, contents: list[bytes]) -> None:
         raise MusterError(
             f"{item.path} was not changed: its validator {command[0]} cannot run: {error.strerror}"
         ) from error
-    if done.returncode == 0:
+    if code == 0:
         return
-    output = done.stdout.decode(errors="replace").replace(item.temporary, item.path).strip()
-    output = hide(output, contents)
+    said = hide((output + errors).replace(item.temporary, item.path).strip(), contents)
     if item.secret:
-        output = "its output is not shown, because the file is secret"
+        said = "its output is not shown, because the file is secret"
     raise MusterError(
         f"{item.path} is not valid and nothing was changed: `{item.validate}` ended with"
-        f" {done.returncode}: {output or 'no output'}"
+        f" {code}: {said or 'no output'}"
     )
 
 

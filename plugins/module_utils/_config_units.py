@@ -14,7 +14,7 @@ from typing import Any
 from ansible_collections.muster.platform.plugins.module_utils._config import (
     diff_entry,
     hide,
-    program_environment,
+    run_program,
 )
 from ansible_collections.muster.platform.plugins.module_utils._errors import MusterError
 
@@ -94,11 +94,7 @@ class Unit:
         steps = []
         if self.masked is False and self.is_masked:
             steps.append("unmask")
-        if (
-            self.enabled is True
-            and not self.is_enabled
-            and not self.has_no_install_section
-        ):
+        if self.enabled is True and not self.is_enabled and not self.has_no_install_section:
             steps.append("enable")
         if self.enabled is False and self.get("UnitFileState") in ("enabled", "enabled-runtime"):
             steps.append("disable")
@@ -120,7 +116,9 @@ class Unit:
             return
         if self.is_masked and self.masked is not False and (self.enabled or self.state == "started"):
             wanted = "started" if self.state == "started" else "enabled"
-            raise MusterError(f"the unit {self.name} is masked, so it cannot be {wanted}; set `masked: false`")
+            raise MusterError(
+                f"the unit {self.name} is masked, so it cannot be {wanted}; set `masked: false`"
+            )
         if self.enabled and self.has_no_install_section:
             raise MusterError(f"the unit {self.name} has no [Install] section, so it cannot be enabled")
 
@@ -157,18 +155,9 @@ def below_unit_directory(path: str) -> bool:
     return path.startswith(UNIT_DIRECTORIES)
 
 
-def systemctl(*arguments: str) -> subprocess.CompletedProcess[str]:
+def systemctl(*arguments: str) -> tuple[int, str, str]:
     try:
-        return subprocess.run(
-            ["systemctl", *arguments],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=START_SECONDS,
-            env=program_environment(),
-            check=False,
-        )
+        return run_program(["systemctl", *arguments], START_SECONDS)
     except FileNotFoundError as error:
         raise MusterError("systemctl is not installed on this host") from error
     except subprocess.TimeoutExpired as error:
@@ -196,10 +185,10 @@ class Units:
                 return
             raise MusterError(f"systemd does not run on this host, so {self.units[0].name} cannot be managed")
         names = [unit.name for unit in self.units]
-        done = systemctl("show", f"--property={','.join(PROPERTIES)}", "--", *names)
-        blocks = done.stdout.strip("\n").split("\n\n")
-        if done.returncode != 0 or len(blocks) != len(names):
-            raise MusterError(f"systemctl could not show {', '.join(names)}: {done.stderr.strip()}")
+        code, output, errors = systemctl("show", f"--property={','.join(PROPERTIES)}", "--", *names)
+        blocks = output.strip("\n").split("\n\n")
+        if code != 0 or len(blocks) != len(names):
+            raise MusterError(f"systemctl could not show {', '.join(names)}: {errors.strip()}")
         for unit, block in zip(self.units, blocks, strict=True):
             unit.shown = dict(line.split("=", 1) for line in block.splitlines() if "=" in line)
 
@@ -224,9 +213,9 @@ class Units:
     def reload(self) -> None:
         if not os.path.isdir(BOOTED):
             return
-        done = systemctl("daemon-reload")
-        if done.returncode != 0:
-            raise MusterError(f"systemd did not reload its units: {done.stderr.strip()}")
+        code, _output, errors = systemctl("daemon-reload")
+        if code != 0:
+            raise MusterError(f"systemd did not reload its units: {errors.strip()}")
         self.reloaded = True
 
     def apply(self) -> None:
@@ -262,17 +251,17 @@ class Units:
             unit.steps.insert(0, "unmask")
 
     def _run(self, verb: str, names: list[str]) -> None:
-        done = systemctl("--quiet", verb, "--", *names)
-        if done.returncode != 0:
+        code, _output, errors = systemctl("--quiet", verb, "--", *names)
+        if code != 0:
             raise MusterError(
-                f"`systemctl {verb} {' '.join(names)}` failed: {hide(done.stderr.strip(), self.secrets)}"
+                f"`systemctl {verb} {' '.join(names)}` failed: {hide(errors.strip(), self.secrets)}"
             )
 
     def _start(self, unit: Unit) -> None:
         began = time.time()
-        done = systemctl("--quiet", "start", "--", unit.name)
-        if done.returncode != 0:
-            said = hide(done.stderr.strip(), self.secrets)
+        code, _output, errors = systemctl("--quiet", "start", "--", unit.name)
+        if code != 0:
+            said = hide(errors.strip(), self.secrets)
             raise MusterError(
                 f"the unit {unit.name} does not start{': ' + said if said else ''}"
                 f"\n{self._journal(unit.name, began)}"
@@ -292,27 +281,18 @@ class Units:
                 )
 
     def _journal(self, name: str, since: float) -> str:
+        command = [
+            "journalctl",
+            "--no-pager",
+            "--output=cat",
+            f"--lines={JOURNAL_LINES}",
+            f"--since=@{int(since)}",
+            f"--unit={name}",
+        ]
         try:
-            done = subprocess.run(
-                [
-                    "journalctl",
-                    "--no-pager",
-                    "--output=cat",
-                    f"--lines={JOURNAL_LINES}",
-                    f"--since=@{int(since)}",
-                    f"--unit={name}",
-                ],
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                text=True,
-                errors="replace",
-                timeout=20,
-                env=program_environment(),
-                check=False,
-            )
+            lines = run_program(command, 20)[1].strip()
         except (OSError, subprocess.TimeoutExpired):
             return "its journal cannot be read"
-        lines = done.stdout.strip()
         return (
             f"the end of its journal:\n{hide(lines, self.secrets)}"
             if lines
