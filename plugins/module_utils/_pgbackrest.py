@@ -1,0 +1,280 @@
+# Copyright: the Muster authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""pgBackRest: running it as its own user, and reading what it says instead of its exit code."""
+
+from __future__ import annotations
+
+import json
+import os
+import pwd
+import re
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from typing import Any
+
+from ansible_collections.muster.platform.plugins.module_utils._errors import MusterError
+
+# Options that every module of this family has.
+OPTIONS: dict[str, dict[str, Any]] = {
+    "stanza": {"type": "str", "required": True},
+    "user": {"type": "str", "default": "postgres"},
+}
+# Another backup of the same cluster is under way: pgBackRest's lock file on this
+# host, or its advisory lock in PostgreSQL, which the other repository host holds.
+BUSY = re.compile(r"unable to acquire (lock on file|pgBackRest advisory lock)", re.IGNORECASE)
+ERROR_LINE = re.compile(r"(?:^|\s)(?:ERROR|WARN): *(?:\[\d+\]: *)?(.*)")
+NO_SPACE = "No space left on device"
+STANZA_OK, STANZA_NO_PATH, STANZA_NO_BACKUPS, STANZA_NO_DATA = 0, 1, 2, 3
+SETS_VERIFY_SINCE = (2, 51)
+
+
+@dataclass(frozen=True)
+class Backup:
+    """One backup as a repository lists it; times are seconds since 1970."""
+
+    label: str
+    type: str
+    repository: int
+    start: int
+    stop: int
+    size: int  # bytes of the database
+    delta: int  # bytes read for this backup
+    repository_size: int | None  # bytes that a restore reads
+    repository_delta: int | None  # bytes that this backup added
+    error: bool | None  # page checksum errors; None when the repository does not tell
+    lsn_start: str | None
+    lsn_stop: str | None
+    wal_start: str | None
+    wal_stop: str | None
+    references: list[str] = field(default_factory=list)
+
+    @property
+    def stopped_at(self) -> str:
+        return utc(self.stop)
+
+
+@dataclass(frozen=True)
+class Repository:
+    """What one stanza looks like in the repositories that were read."""
+
+    exists: bool
+    code: int
+    message: str
+    backups: list[Backup]
+    archives: list[dict[str, Any]]
+    problems: list[str] = field(default_factory=list)  # of single repositories
+
+    @property
+    def good(self) -> list[Backup]:
+        return [backup for backup in self.backups if not backup.error]
+
+    @property
+    def newest(self) -> Backup | None:
+        return max(self.good, key=lambda backup: backup.stop, default=None)
+
+
+def utc(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def read_backup(raw: Mapping[str, Any]) -> Backup:
+    info = raw.get("info") or {}
+    repository = info.get("repository") or {}
+    return Backup(
+        label=raw["label"],
+        type=raw["type"],
+        repository=(raw.get("database") or {}).get("repo-key", 1),
+        start=raw["timestamp"]["start"],
+        stop=raw["timestamp"]["stop"],
+        size=info.get("size", 0),
+        delta=info.get("delta", 0),
+        repository_size=repository.get("size"),
+        repository_delta=repository.get("delta"),
+        error=raw.get("error"),
+        lsn_start=(raw.get("lsn") or {}).get("start"),
+        lsn_stop=(raw.get("lsn") or {}).get("stop"),
+        wal_start=(raw.get("archive") or {}).get("start"),
+        wal_stop=(raw.get("archive") or {}).get("stop"),
+        references=list(raw.get("reference") or []),
+    )
+
+
+def read_info(document: Any, stanza: str) -> Repository:
+    """Read the answer of `pgbackrest info --output=json`."""
+    found = next((entry for entry in document if entry.get("name") == stanza), None)
+    if found is None:
+        return Repository(False, STANZA_NO_PATH, "missing stanza path", [], [])
+    status = found.get("status") or {}
+    code = status.get("code", STANZA_OK)
+    problems = [
+        f"repository {repo.get('key')}: {(repo.get('status') or {}).get('message')}"
+        for repo in found.get("repo") or []
+        if (repo.get("status") or {}).get("code") not in (STANZA_OK, STANZA_NO_BACKUPS)
+    ]
+    archives = [
+        {
+            "id": archive.get("id"),
+            "repository": (archive.get("database") or {}).get("repo-key", 1),
+            "min": archive.get("min"),
+            "max": archive.get("max"),
+        }
+        for archive in found.get("archive") or []
+    ]
+    return Repository(
+        exists=code not in (STANZA_NO_PATH, STANZA_NO_DATA),
+        code=code,
+        message=status.get("message", ""),
+        backups=sorted(map(read_backup, found.get("backup") or []), key=lambda backup: backup.stop),
+        archives=archives,
+        problems=problems,
+    )
+
+
+def reason_from(output: str) -> str:
+    """What pgBackRest said was wrong, as one line without its log prefix."""
+    said: list[str] = []
+    for line in output.splitlines():
+        match = ERROR_LINE.search(line)
+        if match and match[1].strip():
+            said.append(match[1].strip())
+        elif said and line.startswith(" ") and line.strip():
+            said[-1] += " " + line.strip()
+    text = "; ".join(dict.fromkeys(said)) or output.strip().splitlines()[-1:] and output.strip().splitlines()[-1] or ""
+    return re.sub(r"\s+", " ", text)[:1000] or "it said nothing"
+
+
+class PgBackRest:
+    """The program on this host, run as the user who owns its files."""
+
+    def __init__(self, stanza: str, user: str = "postgres") -> None:
+        self.stanza = stanza
+        self.user = user
+
+    def _identity(self) -> dict[str, Any]:
+        try:
+            entry = pwd.getpwnam(self.user)
+        except KeyError:
+            raise MusterError(f"there is no user {self.user}: pgBackRest is not installed") from None
+        if os.geteuid() == entry.pw_uid:
+            return {}
+        if os.geteuid() != 0:
+            raise MusterError(f"only root and {self.user} can run pgBackRest")
+        return {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": []}
+
+    def run(self, *words: str, timeout: float) -> subprocess.CompletedProcess[str]:
+        """Run one command to its end; its exit code is for the caller to judge."""
+        try:
+            return subprocess.run(
+                ["pgbackrest", *words],
+                capture_output=True, text=True, errors="replace", timeout=timeout, check=False, cwd="/",
+                env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"},
+                **self._identity(),
+            )  # fmt: skip
+        except FileNotFoundError:
+            raise MusterError("pgBackRest is not installed") from None
+        except subprocess.TimeoutExpired:
+            raise MusterError(f"pgbackrest {words[-1]} took longer than {timeout:g} s and was ended") from None
+
+    def stanza_command(self, command: str, *options: str, timeout: float) -> subprocess.CompletedProcess[str]:
+        return self.run(
+            f"--stanza={self.stanza}", "--log-level-stderr=off", *options, command, timeout=timeout
+        )
+
+    def info(self, *options: str, timeout: float = 60) -> Repository:
+        """What the repositories hold of the stanza."""
+        result = self.stanza_command(
+            "info", "--output=json", "--log-level-console=off", "--log-level-file=off", *options, timeout=timeout
+        )
+        try:
+            document = json.loads(result.stdout)
+        except ValueError:
+            # Console logging is off so that only JSON is written: ask again for the reason.
+            again = self.stanza_command("info", "--log-level-console=warn", *options, timeout=timeout)
+            raise MusterError(f"the repository cannot be read: {reason_from(again.stdout + again.stderr)}") from None
+        return read_info(document, self.stanza)
+
+    def version(self) -> tuple[int, ...] | None:
+        """Of the installed program; None when there is none."""
+        try:
+            text = self.run("version", timeout=10).stdout
+        except MusterError:
+            return None
+        match = re.search(r"(\d+(?:\.\d+)+)", text)
+        return tuple(map(int, match[1].split("."))) if match else None
+
+    def verify(self, label: str, timeout: float) -> None:
+        """Read the whole backup set again; MusterError unless all of it is intact.
+
+        The exit code is 0 whatever is found, and so is the output when nothing is:
+        the text report is what counts, and it must name the backup as valid.
+        """
+        options = ["--output=text", "--verbose", "--log-level-console=off"]
+        version = self.version()
+        if version and version >= SETS_VERIFY_SINCE:
+            options.append(f"--set={label}")
+        result = self.stanza_command("verify", *options, timeout=timeout)
+        problem = verify_problem(result.stdout, label)
+        if result.returncode != 0 and problem is None:
+            problem = reason_from(result.stdout + result.stderr)
+        if problem:
+            raise MusterError(f"the backup {label} is listed but `pgbackrest verify` does not find it intact: {problem}")
+
+
+def verify_problem(report: str, label: str) -> str | None:
+    """What is wrong with a backup by the report of `pgbackrest verify`; None when it is proven intact."""
+    lines = [line.strip() for line in report.splitlines() if line.strip()]
+    for number, line in enumerate(lines):
+        if re.match(rf"backup: {re.escape(label)}, status: ", line):
+            status = line.partition("status: ")[2].partition(",")[0]
+            if status == "valid":
+                return None
+            return ", ".join(lines[number : number + 5])
+    return "; ".join(lines)[:500] or "its report is empty"
+
+
+def when_free(attempt: Callable[[], subprocess.CompletedProcess[str]], timeout: float) -> subprocess.CompletedProcess[str]:
+    """Repeat C(attempt) while another backup is under way, until the deadline."""
+    deadline = time.monotonic() + timeout
+    while True:
+        result = attempt()
+        if result.returncode == 0 or not BUSY.search(result.stdout + result.stderr):
+            return result
+        if time.monotonic() >= deadline:
+            raise MusterError(f"another backup of the same cluster is still under way after {timeout:g} s")
+        time.sleep(2)
+
+
+def free_mb(path: str) -> tuple[int, int]:
+    """Free and total MB of the file system that C(path) is or will be on."""
+    while not os.path.isdir(path) and path != "/":
+        path = os.path.dirname(path)
+    found = os.statvfs(path)
+    return found.f_bavail * found.f_frsize >> 20, found.f_blocks * found.f_frsize >> 20
+
+
+def as_dict(backup: Backup) -> dict[str, Any]:
+    """A backup as modules return it."""
+    return {
+        "label": backup.label,
+        "type": backup.type,
+        "repository": backup.repository,
+        "started_at": utc(backup.start),
+        "stopped_at": utc(backup.stop),
+        "size_bytes": backup.size,
+        "read_bytes": backup.delta,
+        "repository_size_bytes": backup.repository_size,
+        "repository_delta_bytes": backup.repository_delta,
+        "error": backup.error,
+        "lsn_start": backup.lsn_start,
+        "lsn_stop": backup.lsn_stop,
+        "wal_start": backup.wal_start,
+        "wal_stop": backup.wal_stop,
+        "references": backup.references,
+    }
+
+
+def command_line(words: Sequence[str]) -> str:
+    return " ".join(words)
