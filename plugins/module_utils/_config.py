@@ -296,8 +296,9 @@ class Tree:
         )
         if missing:
             first = next(item.path for item in self.items if item.unknown_account)
+            do = "do" if len(missing) > 1 else "does"
             raise MusterError(
-                f"{', '.join(missing)} does not exist on this host, so {first} cannot be given its owner"
+                f"{' and '.join(missing)} {do} not exist on this host, so {first} cannot be given its owner"
             )
         planned = {parent for item in self.directories for parent in [item.path, *parents(item.path)]}
         for item in self.files:

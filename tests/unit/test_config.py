@@ -250,7 +250,7 @@ def test_missing_owners_are_one_error_before_any_change(run: Any, tmp_path: Path
     }
     result = run(fails=True, **arguments)
     assert result["msg"] == (
-        f"group no-such-group, user {NOBODY} does not exist on this host,"
+        f"group no-such-group and user {NOBODY} do not exist on this host,"
         f" so {tmp_path}/d/b cannot be given its owner"
     )
     assert list(tmp_path.iterdir()) == []
