@@ -1,0 +1,117 @@
+# Copyright: the Muster authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Action of muster.platform.validate: look at the whole inventory before the first change."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from ansible.errors import AnsibleError
+from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
+from ansible.plugins.action import ActionBase
+from ansible.utils.collection_loader._collection_finder import _get_collection_role_path
+
+from ansible_collections.muster.platform.plugins.module_utils import _inventory
+
+COLLECTION = "muster.platform"
+# Which role a group's hosts get from site.yml; base and certificates go to all.
+GROUP_ROLES = ("etcd", "postgresql", "backup_repository", "haproxy", "canary")
+STORES = ("postgresql",)
+
+
+def role_spec(role: str) -> dict[str, Any]:
+    """The options of a role's main entry point; empty for a role that is not there."""
+    found = _get_collection_role_path(f"{COLLECTION}.{role}", [COLLECTION])
+    if not found:
+        return {}
+    path = Path(found[1]) / "meta" / "argument_specs.yml"
+    if not path.exists():
+        return {}
+    document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    options = document["argument_specs"].get("main", {}).get("options", {})
+    return options if isinstance(options, dict) else {}
+
+
+def check_variables(host: str, role: str, spec: Mapping[str, Any], variables: Mapping[str, Any]) -> Iterator[str]:
+    """A host's own settings against a role's spec: what is missing, and what is of the wrong kind."""
+    given: dict[str, Any] = {}
+    for name, option in spec.items():
+        try:
+            present = name in variables
+            value = variables[name] if present else None
+        except Exception as error:  # a template of the user's: any exception is its text to show
+            yield f"{host}: {name} cannot be worked out: {str(error).splitlines()[0]}"
+            continue
+        if present and value is not None and value != "":
+            given[name] = value
+        elif option.get("required"):
+            yield f"{host}: {name} is missing ({_one_line(option)}; role {role})"
+    relaxed = {
+        name: {key: value for key, value in spec[name].items() if key not in ("required", "default")} for name in given
+    }
+    for message in ArgumentSpecValidator(relaxed).validate(given).error_messages:
+        yield f"{host}: {message} (role {role})"
+
+
+def _one_line(option: Mapping[str, Any]) -> str:
+    text = option.get("description", "")
+    return str(text[0] if isinstance(text, list) else text).rstrip(".")
+
+
+class ActionModule(ActionBase):
+    """Runs on the controller only."""
+
+    TRANSFERS_FILES = False
+    _requires_connection = False
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        result: dict[str, Any] = super().run(tmp, task_vars)
+        variables = task_vars or {}
+        groups = variables["groups"]
+        settings = self._settings(variables)
+        problems = [
+            *_inventory.check_regions(groups),
+            *_inventory.check_quorum(groups, bool(settings.get("etcd_allow_small_cluster"))),
+            *_inventory.check_first_region(groups, settings.get("dr_initial_primary_region")),
+            *_inventory.check_target(groups, settings.get("dr_target_region")),
+            *_inventory.check_objectives(
+                settings.get("dr_objectives"), [s for s in STORES if groups.get(s)], self._timers(settings)
+            ),
+        ]
+        if not problems:
+            problems = list(self._variables(groups, variables["hostvars"]))
+        if problems:
+            raise AnsibleError("the inventory cannot work, nothing was changed:\n  - " + "\n  - ".join(problems))
+        return result | {"changed": False, "hosts": len(groups["all"])}
+
+    def _settings(self, variables: dict[str, Any]) -> Mapping[str, Any]:
+        """Global settings as any inventory host sees them: localhost need not be in the inventory."""
+        hosts = [host for host in variables["groups"]["all"] if host not in ("localhost", "127.0.0.1")]
+        if not hosts:
+            raise AnsibleError("the inventory has no hosts; in the lab, `make lab` makes them")
+        found: Mapping[str, Any] = variables["hostvars"][hosts[0]]
+        return found
+
+    @staticmethod
+    def _timers(settings: Mapping[str, Any]) -> dict[str, float]:
+        patroni = settings.get("postgresql_patroni_settings") or {}
+        return {
+            "canary_interval": float(settings.get("canary_interval_ms") or 250) / 1000,
+            "patroni_reaction": float(patroni.get("loop_wait", 1)) + float(patroni.get("retry_timeout", 3)),
+        }
+
+    @staticmethod
+    def _variables(groups: Mapping[str, Any], hostvars: Mapping[str, Any]) -> Iterator[str]:
+        everywhere = ("base", "certificates")
+        specs = {role: role_spec(role) for role in (*everywhere, *GROUP_ROLES)}
+        for host in groups["all"]:
+            if host in ("localhost", "127.0.0.1"):
+                continue
+            roles = [*everywhere, *(group for group in GROUP_ROLES if host in groups.get(group, []))]
+            if "ansible_host" not in hostvars[host]:
+                yield f"{host} has no ansible_host: its address is needed by every other host"
+            for role in roles:
+                yield from check_variables(host, role, specs[role], hostvars[host])

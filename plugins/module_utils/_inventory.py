@@ -1,0 +1,96 @@
+# Copyright: the Muster authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""What can be known to be wrong from the inventory alone, a sentence each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+PREFIX = "region_"
+# Groups whose hosts must be in a region; the witness's services are in none.
+REGIONAL = ("etcd", "postgresql", "backup_repository", "haproxy")
+
+
+def regions_of(groups: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+    return {name[len(PREFIX) :]: list(hosts) for name, hosts in groups.items() if name.startswith(PREFIX) and hosts}
+
+
+def check_regions(groups: Mapping[str, Sequence[str]]) -> Iterator[str]:
+    """Every host in one region at most, every regional service's host in one."""
+    regions = regions_of(groups)
+    if len(regions) < 2:
+        yield f"the inventory needs two regions (groups {PREFIX}<name> with hosts), found: {', '.join(regions) or 'none'}"
+    homes: dict[str, list[str]] = {}
+    for name, hosts in regions.items():
+        for host in hosts:
+            homes.setdefault(host, []).append(name)
+    for host, names in sorted(homes.items()):
+        if len(names) > 1:
+            yield f"{host} is in more than one region ({', '.join(sorted(names))}): a host is in one"
+    for service in REGIONAL:
+        for host in groups.get(service, []):
+            if host not in homes:
+                yield f"{host} is in group {service}, but in no region: put it into one group {PREFIX}<name>"
+
+
+def check_quorum(groups: Mapping[str, Sequence[str]], small_allowed: bool) -> Iterator[str]:
+    """etcd needs three members, or another odd number above, in each region that has a database."""
+    for name, hosts in regions_of(groups).items():
+        members = [host for host in groups.get("etcd", []) if host in hosts]
+        databases = [host for host in groups.get("postgresql", []) if host in hosts]
+        if databases and not members:
+            yield f"region {name} has PostgreSQL hosts but no etcd hosts, which Patroni needs"
+        if members and not small_allowed and (len(members) < 3 or len(members) % 2 == 0):
+            yield (
+                f"region {name} has {len(members)} etcd members ({', '.join(members)}): "
+                "a quorum that survives the loss of one needs 3 (or 5)"
+            )
+
+
+def check_first_region(groups: Mapping[str, Sequence[str]], first: Any) -> Iterator[str]:
+    regions = sorted(regions_of(groups))
+    if not first:
+        yield f"dr_initial_primary_region is missing: name the region that starts as primary ({', '.join(regions)})"
+    elif first not in regions:
+        yield f"dr_initial_primary_region is '{first}', which is no region of the inventory ({', '.join(regions)})"
+
+
+def check_target(groups: Mapping[str, Sequence[str]], target: Any) -> Iterator[str]:
+    regions = sorted(regions_of(groups))
+    if target and target not in regions:
+        yield f"dr_target_region is '{target}', which is no region of the inventory ({', '.join(regions)})"
+
+
+def check_objectives(objectives: Any, stores: Sequence[str], timers: Mapping[str, float]) -> Iterator[str]:
+    """Objectives for every store, and none that its timers cannot meet or the canary cannot measure."""
+    if not isinstance(objectives, Mapping):
+        yield "dr_objectives is missing: set rpo_seconds and rto_seconds for each store"
+        return
+    for name in sorted(set(objectives) - set(stores)):
+        yield f"dr_objectives names the store '{name}', which has no hosts in the inventory"
+    for store in stores:
+        wanted = objectives.get(store)
+        if not isinstance(wanted, Mapping):
+            yield f"dr_objectives.{store} is missing: set rpo_seconds and rto_seconds"
+            continue
+        for key in ("rpo_seconds", "rto_seconds"):
+            value = wanted.get(key)
+            if isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
+                yield f"dr_objectives.{store}.{key} is {value!r}: it must be a number of seconds, 0 or more"
+            elif key == "rto_seconds":
+                yield from _check_rto(store, float(value), timers)
+
+
+def _check_rto(store: str, rto: float, timers: Mapping[str, float]) -> Iterator[str]:
+    probe = 2 * timers["canary_interval"]
+    if rto < probe:
+        yield (
+            f"dr_objectives.{store}.rto_seconds is {rto:g}, but the canary probes every "
+            f"{timers['canary_interval']:g} s and cannot measure less than {probe:g}"
+        )
+    if store == "postgresql" and rto < timers["patroni_reaction"]:
+        yield (
+            f"dr_objectives.postgresql.rto_seconds is {rto:g}, but Patroni may take "
+            f"{timers['patroni_reaction']:g} s (loop_wait + retry_timeout) to act"
+        )
