@@ -162,7 +162,9 @@ def _well_formed(lines: Iterable[str]) -> Iterator[list[str]]:
 
 def endpoints_of(config: dict[str, Any]) -> list[tuple[str, str]]:
     """Every (store, endpoint) that the canary writes through."""
-    return [(store["name"], endpoint["name"]) for store in config["stores"] for endpoint in store["endpoints"]]
+    return [
+        (store["name"], endpoint["name"]) for store in config["stores"] for endpoint in store["endpoints"]
+    ]
 
 
 def is_complete(rows: list[list[str]], config: dict[str, Any], end: str) -> bool:

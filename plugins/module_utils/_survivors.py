@@ -1,0 +1,118 @@
+# Copyright: the Muster authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Asking the surviving copy of a store which of the canary's numbers it holds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
+from typing import Any
+
+PSYCOPG2_ERROR: ImportError | None = None
+try:
+    import psycopg2
+except ImportError as import_error:
+    PSYCOPG2_ERROR = import_error
+
+from ansible_collections.muster.platform.plugins.module_utils._errors import MusterError
+
+WHO = "select pg_is_in_recovery(), host(inet_server_addr())"
+WHERE = "select left(pg_walfile_name(pg_current_wal_lsn()), 8), pg_current_wal_lsn()::text"
+HELD = "select sequence from muster_canary where sequence between %s and %s order by sequence"
+
+
+def to_ranges(numbers: Iterable[int]) -> str:
+    """Sorted numbers as C(1-5,7): most drills need a handful of ranges."""
+    parts: list[list[int]] = []
+    for number in numbers:
+        if parts and number == parts[-1][1] + 1:
+            parts[-1][1] = number
+        else:
+            parts.append([number, number])
+    return ",".join(f"{low}-{high}" if high > low else str(low) for low, high in parts)
+
+
+def read_survivors(store: dict[str, Any], config: dict[str, Any], low: int, high: int) -> dict[str, Any]:
+    """What the surviving copy holds of the numbers from C(low) to C(high), and who answered.
+
+    C(sequences) is null, with the reason in C(error), when it cannot be known.
+    """
+    reader = READERS.get(store.get("type", ""))
+    if reader is None:
+        return {"sequences": None, "error": f"store {store['name']} is of an unknown type"}
+    answers: list[dict[str, Any]] = []
+    errors: list[str] = []
+    for endpoint in store["endpoints"]:
+        try:
+            # One answer is enough for the numbers; the other endpoints must only lead to the same host.
+            answers.append(reader(store, endpoint, config, None if answers else (low, high)))
+        except MusterError as error:
+            errors.append(f"{endpoint['name']}: {error}")
+    if not answers:
+        return {
+            "sequences": None,
+            "error": "no endpoint leads to a server that takes writes: " + "; ".join(errors),
+        }
+    hosts = sorted({answer["host"] for answer in answers})
+    if len(hosts) > 1:
+        return {"sequences": None, "error": f"more than one host takes writes: {', '.join(hosts)}"}
+    return {**answers[0], "error": None}
+
+
+def read_postgresql(
+    store: dict[str, Any], endpoint: dict[str, Any], config: dict[str, Any], span: tuple[int, int] | None
+) -> dict[str, Any]:
+    """One endpoint's answer; a MusterError when it leads to no server that takes writes."""
+    connection = None
+    try:
+        connection = psycopg2.connect(
+            host=endpoint["host"],
+            port=endpoint["port"],
+            dbname=store["database"],
+            user=store["user"],
+            password=store["password"],
+            sslmode="verify-full",
+            sslrootcert=store["ca"],
+            gssencmode="disable",
+            application_name="muster-drill",
+            connect_timeout=3,
+            tcp_user_timeout=5000,
+        )
+        connection.autocommit = True
+        with connection.cursor() as cursor:
+            return ask_postgresql(cursor, endpoint["name"], config, span)
+    except psycopg2.Error as error:
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise MusterError(lines[0].replace(store["password"], "***")) from error
+    finally:
+        if connection is not None:
+            connection.close()
+
+
+def ask_postgresql(
+    cursor: Any, endpoint: str, config: dict[str, Any], span: tuple[int, int] | None
+) -> dict[str, Any]:
+    cursor.execute(WHO)
+    standby, address = cursor.fetchone()
+    host = config.get("hosts", {}).get(address, address or "unknown")
+    if standby:
+        raise MusterError(f"{host} is a standby")
+    cursor.execute(WHERE)
+    timeline, position = cursor.fetchone()
+    sequences = None
+    if span is not None:
+        cursor.execute(HELD, span)
+        sequences = to_ranges(row[0] for row in cursor)
+    regions = config.get("regions", {})
+    return {
+        "sequences": sequences,
+        "endpoint": endpoint,
+        "host": host,
+        "region": next((name for name, hosts in sorted(regions.items()) if host in hosts), None),
+        "timeline": int(timeline, 16),
+        "position": position,
+        "read_at": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
+    }
+
+
+READERS: dict[str, Callable[..., dict[str, Any]]] = {"postgresql": read_postgresql}

@@ -1,0 +1,185 @@
+#!/usr/bin/env python3
+# Copyright: the Muster authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Recompute a drill's figures without Muster: from ledger.csv and the numbers that survived.
+
+- against the list of surviving numbers in evidence.json: tests/recompute.py .lab/drills/latest
+- against numbers of one's own, one a line: tests/recompute.py FOLDER --surviving FILE (or - for stdin)
+- against the store itself, with psql: tests/recompute.py FOLDER --dsn 'host=north-3 dbname=muster user=muster_canary'
+
+Ends with 1 and names each figure that differs from evidence.json. Nothing of Muster's own code is
+used, and the figures are found in another way than there: that is the point.
+"""
+
+from __future__ import annotations
+
+import argparse
+import bisect
+import csv
+import json
+import subprocess
+import sys
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+
+def numbers_in(text: str) -> set[int]:
+    """Numbers and ranges, divided by commas or white space."""
+    found = set()
+    for word in text.replace(",", " ").split():
+        first, _, last = word.partition("-")
+        found |= set(range(int(first), int(last or first) + 1))
+    return found
+
+
+def ask(dsn: str, low: int, high: int) -> set[int]:
+    query = f"select sequence from muster_canary where sequence between {low} and {high}"
+    done = subprocess.run(
+        ["psql", "-X", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-c", query, dsn],
+        check=True, capture_output=True, text=True,
+    )  # fmt: skip
+    return numbers_in(done.stdout)
+
+
+def read_ledger(path: Path, store: str, start: datetime, end: datetime) -> list[dict[str, Any]]:
+    """The store's attempts in the time that the drill looked at."""
+    rows = []
+    with path.open(newline="") as stream:
+        for row in csv.DictReader(stream):
+            sent = datetime.fromisoformat(row["sent_at"])
+            if row["store"] != store or not start <= sent <= end:
+                continue
+            acked = datetime.fromisoformat(row["acknowledged_at"]) if row["acknowledged_at"] else None
+            facts = dict(part.split("=") for part in row["answer"].split() if "=" in part)
+            rows.append(
+                {
+                    "number": int(row["sequence"]),
+                    "sent": sent,
+                    "acked": acked,
+                    "via": row["endpoint"],
+                    **facts,
+                }
+            )
+    return rows
+
+
+def longest_silence(times: list[datetime], start: datetime, end: datetime) -> float:
+    """Step through the acknowledgements, and keep the longest step."""
+    longest, last = 0.0, start
+    for time in sorted(times):
+        if start <= time <= end:
+            longest = max(longest, (time - last).total_seconds())
+            last = time
+    return max(longest, (end - last).total_seconds())
+
+
+def reach_of_loss(acked: list[dict[str, Any]], held: set[int]) -> float | None:
+    """For each lost write look back for the last held one of the same server and timeline."""
+    survivors: dict[tuple[str, str], list[tuple[datetime, int]]] = {}
+    for row in sorted(acked, key=lambda row: (row["acked"], row["number"])):
+        if row["number"] in held:
+            survivors.setdefault((row["host"], row["timeline"]), []).append((row["acked"], row["number"]))
+    worst = 0.0
+    for lost in (row for row in acked if row["number"] not in held):
+        before = survivors.get((lost["host"], lost["timeline"]), [])
+        place = bisect.bisect_left(before, (lost["acked"], lost["number"]))
+        if place == 0:
+            return None
+        worst = max(worst, (lost["acked"] - before[place - 1][0]).total_seconds())
+    return worst
+
+
+def count_double(acked: list[dict[str, Any]]) -> int:
+    """Walk through sendings and acknowledgements in time; what is newer than a sender knew is proof."""
+    events = [(row["acked"], 1, row) for row in acked] + [(row["sent"], 0, row) for row in acked]
+    newest, double = 0, 0
+    hosts: dict[int, set[str]] = {}
+    # At the same microsecond a sending comes first: nobody had been told yet.
+    for _time, kind, row in sorted(events, key=lambda event: event[:2]):
+        timeline = int(row["timeline"])
+        if kind == 1:
+            newest = max(newest, timeline)
+            hosts.setdefault(timeline, set()).add(row["host"])
+        elif timeline < newest or hosts.get(timeline, set()) - {row["host"]}:
+            double += 1
+    return double
+
+
+def figures(
+    rows: list[dict[str, Any]], held: set[int], start: datetime, end: datetime, endpoints: Any
+) -> dict[str, Any]:
+    acked = [row for row in rows if row["acked"]]
+    survived = [row for row in acked if row["number"] in held]
+    return {
+        "attempts": len(rows),
+        "acked_writes": len(acked),
+        "surviving_writes": len(survived),
+        "unanswered_writes": len(rows) - len(acked),
+        "rpo_lost_writes": len(acked) - len(survived),
+        "rpo_seconds": reach_of_loss(acked, held),
+        "outage_seconds": longest_silence([row["acked"] for row in acked], start, end),
+        "outage_by_endpoint": {
+            name: longest_silence([row["acked"] for row in acked if row["via"] == name], start, end)
+            for name in endpoints
+        },
+        "dual_writer_writes": count_double(acked),
+    }
+
+
+def same(left: Any, right: Any) -> bool:
+    if isinstance(left, dict) and isinstance(right, dict):
+        return left.keys() == right.keys() and all(same(left[key], right[key]) for key in left)
+    if isinstance(left, (int, float)) and isinstance(right, (int, float)):
+        return abs(left - right) < 1e-6
+    return bool(left == right)
+
+
+def compare(store: dict[str, Any], found: dict[str, Any]) -> list[str]:
+    differing = []
+    for key, value in found.items():
+        if same(store[key], value):
+            print(f"{store['name']:12} {key:20} {value}")
+        else:
+            differing.append(
+                f"{store['name']} {key}: evidence.json says {store[key]}, the ledger says {value}"
+            )
+    return differing
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folder", type=Path, help="the drill's folder")
+    parser.add_argument(
+        "--store", default="postgresql", help="whose surviving numbers are given (postgresql)"
+    )
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument("--surviving", metavar="FILE", help="the surviving numbers; - for stdin")
+    source.add_argument("--dsn", help="where psql finds the surviving copy")
+    given = parser.parse_args(arguments)
+
+    evidence = json.loads((given.folder / "evidence.json").read_text())
+    start, end = (datetime.fromisoformat(evidence["canary"][key]) for key in ("from", "to"))
+    differing = []
+    for store in evidence["stores"]:
+        rows = read_ledger(given.folder / "ledger.csv", store["name"], start, end)
+        told = store["surviving"]["sequences"]
+        held = numbers_in(told or "")
+        if store["name"] == given.store and given.surviving:
+            held = numbers_in(
+                sys.stdin.read() if given.surviving == "-" else Path(given.surviving).read_text()
+            )
+        elif store["name"] == given.store and given.dsn:
+            held = ask(given.dsn, min(row["number"] for row in rows), max(row["number"] for row in rows))
+        elif told is None:
+            differing.append(f"{store['name']}: evidence.json knows no surviving numbers, and none are given")
+            continue
+        differing += compare(store, figures(rows, held, start, end, store["outage_by_endpoint"] or {}))
+    print("\n".join(differing) if differing else "every figure is the same")
+    return 1 if differing else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
