@@ -93,7 +93,7 @@ endpoints:
     fallback: {description: Whether those are the fallback's., type: bool}
     error: {description: Why a connection through it did not stay open; null when it did., type: str}
     servers:
-      description: "By host: whether it is up, HAProxy's own words for it, sessions now, seconds since the last change."
+      description: "By host: whether it is up, HAProxy's words for it, sessions, seconds since the last change."
       type: dict
 stale_files:
   description: Files that changed after the running process read them.
@@ -110,7 +110,6 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-
 from ansible_collections.muster.platform.plugins.module_utils._errors import MusterError
 from ansible_collections.muster.platform.plugins.module_utils._wait import wait_until
 
@@ -224,11 +223,13 @@ def read(params: dict[str, Any]) -> dict[str, Any]:
         backends = read_servers(ask(params["socket"], "show stat"))
         old = stale(params["files"], started_at(int(information["Pid"])))
     except MusterError as error:
-        status |= {"role": "stopped", "healthy": False, "reasons": [str(error)], "versions": {"haproxy": None}}
+        status |= {"role": "stopped", "healthy": False, "reasons": [str(error)], "versions": {}}
         return {"recovery_status": status, "endpoints": [], "stale_files": []}
     with ThreadPoolExecutor(max_workers=max(1, len(params["endpoints"]))) as pool:
         errors = list(pool.map(lambda each: probe(params["address"], each["port"]), params["endpoints"]))
-    endpoints = [describe(each, backends, error) for each, error in zip(params["endpoints"], errors, strict=True)]
+    endpoints = [
+        describe(each, backends, error) for each, error in zip(params["endpoints"], errors, strict=True)
+    ]
     reasons = [
         reason
         for asked, found in zip(params["endpoints"], endpoints, strict=True)
