@@ -184,8 +184,8 @@ class Worker:
         if not self.check_mode:
             action()
 
-    def survey(self) -> Survey:
-        client = client_of(self.params)
+    def survey(self, timeout: float = 3.0) -> Survey:
+        client = client_of(self.params, timeout)
         # In check mode on a fresh host the certificates are not there yet.
         return survey(client, self.me.client_url) if client else Survey()
 
@@ -396,12 +396,13 @@ class Worker:
         """Until this member serves reads and has what the cluster had when the wait began."""
         if self.check_mode:
             return
-        target = self.survey().raft_index
+        # A member that is starting accepts connections and then says nothing.
+        target = self.survey(timeout=1.0).raft_index
 
         def healthy() -> bool:
             if service_state().get("MainPID", "0") in ("0", self.old_process):
                 raise MusterError("its process has not started")
-            seen = self.survey()
+            seen = self.survey(timeout=1.0)
             mine = seen.find(self.me)
             if mine is None:
                 raise MusterError("it is not in the member list" if seen.answers else seen.silence)
