@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -59,12 +58,13 @@ def run_round(arguments: argparse.Namespace) -> dict[str, float]:
 
 def measure(arguments: argparse.Namespace) -> dict[str, object]:
     rounds = [run_round(arguments) for _number in range(arguments.rounds)]
-    median = {name: statistics.median(each[name] for each in rounds) for name in rounds[0]}
+    # Whatever else the machine does can only add time: the quickest round tells most.
+    best = {name: min(each[name] for each in rounds) for name in rounds[0]}
     pairs = {
         state: {
-            "ours_seconds": round(median[f"Ours, {state}"], 3),
-            "peer_seconds": round(median[f"Peer, {state}"], 3),
-            "ratio": round(median[f"Ours, {state}"] / median[f"Peer, {state}"], 4),
+            "ours_seconds": round(best[f"Ours, {state}"], 3),
+            "peer_seconds": round(best[f"Peer, {state}"], 3),
+            "ratio": round(best[f"Ours, {state}"] / best[f"Peer, {state}"], 4),
         }
         for state in ("written", "unchanged")
     }
@@ -84,7 +84,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Compare muster.platform.config with template tasks.")
     parser.add_argument("-i", "--inventory", default="localhost,", help="default: this machine, without ssh")
     parser.add_argument("--hosts", default="all", help="pattern of the hosts to run on")
-    parser.add_argument("--rounds", type=int, default=3, help="the median of so many is taken")
+    parser.add_argument("--rounds", type=int, default=3, help="the quickest of so many is taken")
     arguments = parser.parse_args()
     result = measure(arguments)
     print(json.dumps(result))
