@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ansible.errors import AnsibleActionFail, AnsibleError
+from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.plugins.action import ActionBase
 from ansible.template import generate_ansible_template_vars, trust_as_template
 
@@ -148,9 +149,17 @@ def check_file(entry: dict[str, Any]) -> None:
         raise AnsibleActionFail(f"files, {dest}: vars must be a dictionary, and needs a template")
     if "validate" in entry and "%s" not in entry["validate"]:
         raise AnsibleActionFail(f"files, {dest}: validate must contain %s, the file to check")
-    for key in ("secret",):
-        if key in entry and not isinstance(entry[key], bool):
-            raise AnsibleActionFail(f"files, {dest}: {key} must be true or false")
+    read_switches(f"files, {dest}", entry, "secret")
+
+
+def read_switches(where: str, entry: dict[str, Any], *keys: str) -> None:
+    """Make truth values of C(keys), which a command line's variables give as text."""
+    for key in keys:
+        if key in entry:
+            try:
+                entry[key] = boolean(entry[key])
+            except TypeError as error:
+                raise AnsibleActionFail(f"{where}: {key} must be true or false") from error
 
 
 def check_ownership(entry: dict[str, Any]) -> None:
@@ -175,9 +184,7 @@ def check_unit(entry: dict[str, Any]) -> None:
         raise AnsibleActionFail(f"units, {name}: name must be a full unit name, such as etcd.service")
     if entry.get("state") not in (None, "started", "stopped"):
         raise AnsibleActionFail(f"units, {name}: state must be started or stopped, not {entry['state']!r}")
-    for key in ("enabled", "masked"):
-        if key in entry and not isinstance(entry[key], bool):
-            raise AnsibleActionFail(f"units, {name}: {key} must be true or false")
+    read_switches(f"units, {name}", entry, "enabled", "masked")
     if entry.get("masked") and (entry.get("enabled") or entry.get("state") == "started"):
         raise AnsibleActionFail(f"units, {name}: a masked unit can neither be enabled nor started")
 

@@ -14,6 +14,9 @@ from ansible_collections.muster.platform.plugins.action import config
 from ansible_collections.muster.platform.plugins.modules import config as module
 
 
+FILE = {"dest": "/etc/a", "content": "x"}
+
+
 class Task:
     """What the action needs of a task."""
 
@@ -127,6 +130,12 @@ def test_keys_without_a_value_count_as_not_given(send: Any) -> None:
     assert sent["files"] == [{"dest": "/etc/a", "content": "x"}]
 
 
+def test_switches_may_be_text_as_a_command_line_gives_them(send: Any) -> None:
+    sent = send(files=[{**FILE, "secret": "true"}], units=[{"name": "a.service", "enabled": "no"}])
+    assert sent["files"][0]["secret"] is True
+    assert sent["units"][0]["enabled"] is False
+
+
 def test_absent_takes_paths_and_dictionaries(send: Any) -> None:
     sent = send(absent=["/etc//a/", {"path": "/etc/b", "notify": "x"}])
     assert sent["absent"] == [{"path": "/etc/a"}, {"path": "/etc/b", "notify": ["x"]}]
@@ -145,9 +154,6 @@ def test_a_template_that_does_not_exist(send: Any) -> None:
         AnsibleActionFail, match=r"/etc/a: the template a\.j2 cannot be read: Could not find or access"
     ):
         send(files=[{"dest": "/etc/a", "template": "a.j2"}])
-
-
-FILE = {"dest": "/etc/a", "content": "x"}
 
 
 @pytest.mark.parametrize(
@@ -187,7 +193,7 @@ FILE = {"dest": "/etc/a", "content": "x"}
             {"files": [{**FILE, "mode": "0644", "secret": True}]},
             "/etc/a: the file is secret, so mode 0644 may not",
         ),
-        ({"files": [{**FILE, "secret": "yes"}]}, "files, /etc/a: secret must be true or false"),
+        ({"files": [{**FILE, "secret": "perhaps"}]}, "files, /etc/a: secret must be true or false"),
         ({"files": [{**FILE, "owner": ""}]}, "/etc/a: owner must be a name or a number"),
         (
             {"files": [{**FILE, "validate": "check"}]},
@@ -203,7 +209,7 @@ FILE = {"dest": "/etc/a", "content": "x"}
             "units, a.service: state must be started or stopped",
         ),
         (
-            {"units": [{"name": "a.service", "enabled": "yes"}]},
+            {"units": [{"name": "a.service", "enabled": "perhaps"}]},
             "units, a.service: enabled must be true or false",
         ),
         (
