@@ -13,7 +13,6 @@ from ansible.template import Templar, trust_as_template
 from ansible_collections.muster.platform.plugins.action import config
 from ansible_collections.muster.platform.plugins.modules import config as module
 
-
 FILE = {"dest": "/etc/a", "content": "x"}
 
 
