@@ -345,6 +345,10 @@ def loss_figures(rows: list[Row], held: Collection[int]) -> dict[str, Any]:
 # --- verdict -----------------------------------------------------------------
 
 
+def counted(number: int, what: str) -> str:
+    return f"{number} {what} was" if number == 1 else f"{number} {what}s were"
+
+
 def judge_store(store: Mapping[str, Any], objective: Mapping[str, Any] | None) -> list[str]:
     """Why a store did not meet its objectives in a planned switchover; empty when it did."""
     name = store["name"]
@@ -356,12 +360,12 @@ def judge_store(store: Mapping[str, Any], objective: Mapping[str, Any] | None) -
         reasons.append(f"{name}: not known: {', '.join(unknown)}")
     if store["rpo_lost_writes"]:
         reasons.append(
-            f"{name}: {store['rpo_lost_writes']} acknowledged writes were lost;"
+            f"{name}: {counted(store['rpo_lost_writes'], 'acknowledged write')} lost;"
             " a planned switchover may lose none"
         )
     if store["dual_writer_writes"]:
         reasons.append(
-            f"{name}: {store['dual_writer_writes']} writes were acknowledged by two writers at a time"
+            f"{name}: {counted(store['dual_writer_writes'], 'write')} acknowledged by a second writer"
         )
     if store["outage_seconds"] is not None and store["outage_seconds"] > objective["rto_seconds"]:
         reasons.append(

@@ -4,13 +4,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
 from ansible_collections.muster.platform.plugins.module_utils import _evidence, _report_style
 
-BINS = 200
+MOST_SLICES = 200
+# Pixels: the drawing on a phone, on anything wider, and a letter at most.
+NARROW = 350
+WIDE = 520
+LETTER = 7
 SCENARIOS = {"switchover": "Planned switchover"}
 MOST_LISTED = 10
 
@@ -46,9 +51,14 @@ def day_and_time(iso: str) -> str:
 
 
 def elapsed(start: str, end: str) -> str:
-    whole = max(0, round(_evidence.seconds(_evidence.read_time(end) - _evidence.read_time(start))))
-    minutes, rest = divmod(whole, 60)
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+    return duration(max(0, round(_evidence.seconds(_evidence.read_time(end) - _evidence.read_time(start)))))
+
+
+def duration(value: float) -> str:
+    if value < 120:
+        return f"{value:g} s"
+    minutes, rest = divmod(round(value), 60)
+    return f"{minutes} min {rest} s" if rest else f"{minutes} min"
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]], label: str, figures: Sequence[int] = ()) -> str:
@@ -85,7 +95,7 @@ def headline(evidence: Mapping[str, Any]) -> str:
         lost = f"{store['rpo_lost_writes']:,} were lost" if store["rpo_lost_writes"] else "none was lost"
         parts.append(
             f"{store['name']}: of {store['acked_writes']:,} acknowledged writes {lost}; "
-            f"the longest time without a write was {store['outage_seconds']:.2f} s"
+            f"the longest time without a write was {store['outage_seconds']:.2f}\u00a0s"
         )
     return ". ".join(parts) + "." if parts else "No store was measured."
 
@@ -113,7 +123,6 @@ def top(evidence: Mapping[str, Any]) -> str:
         ("Commit", tag("code", text((plan["git_sha"] or "not from a checkout")[:12]))),
         ("Inventory", tag("code", text(plan["inventory_sha256"][:12]), title=plan["inventory_sha256"])),
     ]
-    listed = "".join(tag("div", tag("dt", name) + tag("dd", value)) for name, value in facts)
     badge = tag(
         "p", ("✓ " if passed else "✗ ") + evidence["verdict"], class_="verdict " + evidence["verdict"].lower()
     )
@@ -121,7 +130,7 @@ def top(evidence: Mapping[str, Any]) -> str:
         "header",
         tag("div", tag("h1", text(title)) + tag("p", text(headline(evidence)), class_="lead"))
         + badge
-        + tag("dl", listed, class_="facts"),
+        + pairs(facts, "facts"),
     )
 
 
@@ -138,9 +147,9 @@ def why_not(evidence: Mapping[str, Any]) -> str:
 
 
 def mark(good: bool | None) -> str:
-    if good is None:
-        return tag("span", "? not known", class_="mark bad")
-    return tag("span", "✓ met" if good else "✗ missed", class_="mark good" if good else "mark bad")
+    sign, word = ("?", "not known") if good is None else ("✓", "met") if good else ("✗", "missed")
+    shown = f"{sign} " + tag("span", word, class_="word")
+    return tag("span", shown, class_="mark good" if good else "mark bad")
 
 
 def at_most(value: float | int | None, limit: float | int | None) -> bool | None:
@@ -164,48 +173,39 @@ def meter(value: float | None, limit: float | None) -> str:
 def objective_rows(store: Mapping[str, Any], objective: Mapping[str, Any] | None) -> list[list[str]]:
     rto = objective["rto_seconds"] if objective else None
     rpo = objective["rpo_seconds"] if objective else None
-    name = text(store["name"])
-    none_set = tag("span", "none set", class_="unknown")
+    lost, two, outage = store["rpo_lost_writes"], store["dual_writer_writes"], store["outage_seconds"]
     return [
+        ["Acknowledged writes lost", "0", number(lost), mark(at_most(lost, 0))],
         [
-            name,
-            "Acknowledged writes lost",
-            "0",
-            number(store["rpo_lost_writes"]),
-            mark(at_most(store["rpo_lost_writes"], 0)),
-        ],
-        [
-            name,
             "Loss in time (RPO)",
-            none_set if rpo is None else f"≤ {rpo:g}&nbsp;s",
+            limit(rpo),
             number(store["rpo_seconds"], "s", 3),
             mark(at_most(store["rpo_seconds"], rpo)),
         ],
         [
-            name,
             "Longest time without a write (RTO)",
-            none_set if rto is None else f"≤ {rto:g}&nbsp;s",
-            number(store["outage_seconds"], "s", 3) + meter(store["outage_seconds"], rto),
-            mark(at_most(store["outage_seconds"], rto)),
+            limit(rto),
+            number(outage, "s", 3) + meter(outage, rto),
+            mark(at_most(outage, rto)),
         ],
-        [
-            name,
-            "Writes by two writers at a time",
-            "0",
-            number(store["dual_writer_writes"]),
-            mark(at_most(store["dual_writer_writes"], 0)),
-        ],
+        ["Writes by two writers at a time", "0", number(two), mark(at_most(two, 0))],
     ]
+
+
+def limit(seconds: float | None) -> str:
+    return tag("span", "none set", class_="unknown") if seconds is None else f"≤&nbsp;{seconds:g}&nbsp;s"
 
 
 def objectives(evidence: Mapping[str, Any]) -> str:
-    rows = [
-        row
+    return "".join(
+        table(
+            [text(store["name"]), "Objective", "Measured", ""],
+            objective_rows(store, evidence["objectives"].get(store["name"])),
+            f"Objectives of {store['name']} against what was measured",
+            (1, 2),
+        )
         for store in evidence["stores"]
-        for row in objective_rows(store, evidence["objectives"].get(store["name"]))
-    ]
-    head = ["Store", "Figure", "Objective", "Measured", ""]
-    return table(head, rows, "Objectives against measured figures", (2, 3))
+    )
 
 
 # --- the timeline ---------------------------------------------------------------------
@@ -255,17 +255,29 @@ class Scale:
         return [(100 * n * step / total, duration(n * step)) for n in range(count + 1)]
 
 
-def duration(value: float) -> str:
-    if value < 120:
-        return f"{value:g} s"
-    minutes, rest = divmod(round(value), 60)
-    return f"{minutes} min {rest} s" if rest else f"{minutes} min"
+def fitted(start: float, end: float, y: int, content: str, class_: str, pixels: int) -> str:
+    """A line of text beside what lies between two places, so that it stays within so many pixels."""
+    most = pixels // LETTER
+    shown = content if len(content) <= most else content[: most - 1].rstrip() + "…"
+    width = 100 * len(shown) * LETTER / pixels
+    if start + width <= 100:
+        place = {"x": f"{start:.3f}%"}
+    elif end >= width:
+        place = {"x": f"{end:.3f}%", "text_anchor": "end"}
+    else:
+        place = {"x": "0"}
+    return tag("text", text(shown), y=y, class_=class_, **place)
 
 
-def label(x: float, y: int, content: str, class_: str = "t") -> str:
-    """A line of text that stays inside the drawing, wherever it begins."""
-    anchor = "start" if x < 50 else "end"
-    return tag("text", text(content), x=f"{x:.3f}%", y=y, text_anchor=anchor, class_=class_)
+def label(start: float, end: float, y: int, content: str, class_: str = "t") -> str:
+    """A line of text in the drawing; on a phone it may have to stand elsewhere than on a desk."""
+    wide = fitted(start, end, y, content, class_, WIDE)
+    narrow = fitted(start, end, y, content, class_, NARROW)
+    if wide == narrow:
+        return wide
+    return wide.replace(f'"{class_}"', f'"{class_} wide"', 1) + narrow.replace(
+        f'"{class_}"', f'"{class_} narrow"', 1
+    )
 
 
 def phase_rows(evidence: Mapping[str, Any], scale: Scale, top_y: int) -> tuple[str, int]:
@@ -285,61 +297,77 @@ def phase_rows(evidence: Mapping[str, Any], scale: Scale, top_y: int) -> tuple[s
         end = start + round(phase["seconds"] * 1e6)
         if end < scale.start or start > scale.start + scale.span:
             continue
-        middle = scale.at(start)
         name = f"{phase['name']} · {phase['seconds']:.1f} s"
         bar = tag("rect", y=y + 16, height=8, rx=2, class_="phase", **scale.place(start, end))
-        drawn.append(label(middle if middle < 50 else scale.at(end), y + 11, name) + bar)
+        drawn.append(label(scale.at(start), scale.at(end), y + 11, name) + bar)
         y += 30
     return "".join(drawn), y
 
 
-def writer_row(store: Mapping[str, Any], scale: Scale, y: int, colours: Mapping[str, int]) -> str:
+def stints(rows: Sequence[_evidence.Row], interval: float) -> list[list[tuple[int, _evidence.Row]]]:
+    """The acknowledgements in order, divided where the server or its timeline changes, and at outages."""
+    found: list[list[tuple[int, _evidence.Row]]] = []
+    for time, row in _evidence.acknowledged(rows):
+        last = found[-1][-1] if found else None
+        same = last is not None and (last[1].host, last[1].timeline) == (row.host, row.timeline)
+        if last is not None and same and time - last[0] <= 2 * interval:
+            found[-1].append((time, row))
+        else:
+            found.append([(time, row)])
+    return found
+
+
+def writer_row(
+    rows: Sequence[_evidence.Row], scale: Scale, y: int, colours: Mapping[str, int], interval: float
+) -> str:
     """Which server acknowledged, as bars in the colour of its region."""
     drawn = []
-    for writer in store["writers"]:
-        start = _evidence.read_time(writer["first_acknowledged_at"])
-        end = _evidence.read_time(writer["last_acknowledged_at"])
-        name = f"{writer['host']} · timeline {writer['timeline']}"
-        inner = tag("rect", width="100%", height=22, rx=3) + tag("text", text(name), x=7, y=15, class_="in")
+    for stint in stints(rows, interval):
+        (start, row), (end, _row) = stint[0], stint[-1]
+        name = f"{row.host} · timeline {row.timeline}"
         drawn.append(
             tag(
                 "svg",
-                tag("title", text(f"{name}: {writer['writes']:,} writes")) + inner,
+                tag("title", text(f"{name}: {len(stint):,} writes"))
+                + tag("rect", width="100%", height=22, rx=3)
+                + tag("text", text(name), x=7, y=15, class_="in"),
                 y=y,
                 height=22,
-                class_=f"writer r{colours.get(writer['region'], 0) % 4}",
-                **scale.place(start, end),
+                class_=f"writer r{colours.get(row.region, 0) % 4}",
+                **scale.place(start, max(end, start + scale.span // 400)),
             )
         )
     return "".join(drawn)
 
 
-def density(rows: Sequence[_evidence.Row], scale: Scale, y: int, height: int, most: float) -> str:
+def density(rows: Sequence[_evidence.Row], scale: Scale, y: int, interval: float, height: int = 34) -> str:
     """How many writes were acknowledged in each slice of the time, and where there were none."""
-    counts = [0] * BINS
-    missed = [0] * BINS
+    # Whole intervals to a slice, so that an undisturbed time is level; it has the full height.
+    each = max(4, math.ceil(scale.span / interval / MOST_SLICES))
+    slices = max(1, math.ceil(scale.span / interval / each))
+    counts, missed = [0] * slices, [0] * slices
     for row in rows:
         time = row.sent if row.acknowledged is None else row.acknowledged
-        place = min(BINS - 1, max(0, int((time - scale.start) * BINS / scale.span)))
+        place = min(slices - 1, max(0, int((time - scale.start) / interval / each)))
         (missed if row.acknowledged is None else counts)[place] += 1
     steps = [f"M0 {height}"]
     for place, count in enumerate(counts):
-        level = height - min(1.0, count / most) * height
+        level = height - min(1.0, count / each) * height
         steps.append(f"L{place} {level:.1f}L{place + 1} {level:.1f}")
-    path = tag("path", d="".join(steps) + f"L{BINS} {height}Z", class_="acks")
-    lost = "".join(
+    path = tag("path", d="".join(steps) + f"L{slices} {height}Z", class_="acks")
+    silent = "".join(
         tag("rect", x=place, y=height - 5, width=1, height=5, class_="none")
         for place, count in enumerate(missed)
         if count
     )
+    box = f"0 0 {scale.span / interval / each:.3f} {height}"
     return tag(
         "svg",
-        path + lost,
-        x=0,
+        path + silent,
         y=y,
         width="100%",
         height=height,
-        viewBox=f"0 0 {BINS} {height}",
+        viewBox=box,
         preserveAspectRatio="none",
     )
 
@@ -351,7 +379,8 @@ def outage_bands(store: Mapping[str, Any], scale: Scale, y: int, height: int) ->
     for place, outage in enumerate(by_length[:MOST_LISTED]):
         start, end = _evidence.read_time(outage["from"]), _evidence.read_time(outage["to"])
         band = tag("rect", y=y + 18, height=height - 18, class_="outage", **scale.place(start, end))
-        name = label(scale.at(start), y + 12, f"{outage['seconds']:.2f} s", "t out") if place < 3 else ""
+        name = f"{outage['seconds']:.2f} s" if place < 3 else ""
+        name = label(scale.at(start), scale.at(end), y + 12, name, "t out") if name else ""
         drawn.append(band + name)
     return "".join(drawn)
 
@@ -366,18 +395,14 @@ def store_lanes(
 ) -> tuple[str, int]:
     """One store's part of the drawing; the y where the next part begins."""
     mine = [row for row in rows if row.store == store["name"]]
-    endpoints = sorted({row.endpoint for row in mine})
     y = top_y + 20
-    drawn = [tag("text", text(f"{store['name']}: who acknowledged"), x=0, y=top_y + 12, class_="t lane")]
-    drawn.append(writer_row(store, scale, y, colours))
+    drawn = [label(0, 0, top_y + 12, f"{store['name']}: who acknowledged", "t lane")]
+    drawn.append(writer_row(mine, scale, y, colours, interval))
     y += 44
     bands_top = y - 20
-    # What an undisturbed endpoint manages in a slice is the full height.
-    most = max(1.0, scale.span / BINS / interval)
-    for endpoint in endpoints:
-        drawn.append(tag("text", text(f"acknowledged through {endpoint}"), x=0, y=y + 12, class_="t lane"))
-        part = [row for row in mine if row.endpoint == endpoint]
-        drawn.append(density(part, scale, y + 18, 34, most))
+    for endpoint in sorted({row.endpoint for row in mine}):
+        drawn.append(label(0, 0, y + 12, f"acknowledged through {endpoint}", "t lane"))
+        drawn.append(density([row for row in mine if row.endpoint == endpoint], scale, y + 18, interval))
         y += 58
     # The bands lie over the lanes of the endpoints.
     drawn.append(outage_bands(store, scale, bands_top, y - bands_top - 4))
@@ -432,13 +457,18 @@ def pair(before: Any, after: Any) -> str:
     return " → ".join(shown)
 
 
+def pairs(facts: Iterable[tuple[str, str]], class_: str) -> str:
+    listed = "".join(tag("div", tag("dt", text(name)) + tag("dd", value)) for name, value in facts)
+    return tag("dl", listed, class_=class_)
+
+
 def store_details(store: Mapping[str, Any]) -> str:
     surviving = store["surviving"]
     facts = [
         ("Attempts", number(store["attempts"])),
         ("Acknowledged", number(store["acked_writes"])),
         ("Of these held by the surviving copy", number(store["surviving_writes"])),
-        ("Without an answer (no promise, no loss)", number(store["unanswered_writes"])),
+        ("Without an answer (no promise, so no loss)", number(store["unanswered_writes"])),
         ("Region", pair(store["region_before"], store["region_after"])),
         ("Timeline", pair(store["timeline_before"], store["timeline_after"])),
         ("Position", pair(store["position_before"], store["position_after"])),
@@ -448,18 +478,9 @@ def store_details(store: Mapping[str, Any]) -> str:
         for name, value in sorted((store["outage_by_endpoint"] or {}).items())
     ]
     if surviving["host"]:
-        facts.append(
-            (
-                "Surviving copy asked",
-                text(f"{surviving['host']} through {surviving['endpoint']}, {surviving['read_at']}"),
-            )
-        )
-    made = tag("h3", text(store["name"])) + table(
-        ["Figure", "Value"],
-        [[text(name), value] for name, value in facts],
-        f"Figures of {store['name']}",
-        (1,),
-    )
+        asked = f"{surviving['host']} through {surviving['endpoint']} at {clock_time(surviving['read_at'])}"
+        facts.append(("Surviving copy asked", text(asked)))
+    made = tag("h3", text(store["name"])) + pairs(facts, "pairs")
     if store["writers"]:
         made += writers_table(store)
     if store["outages"]:
@@ -470,23 +491,21 @@ def store_details(store: Mapping[str, Any]) -> str:
 def writers_table(store: Mapping[str, Any]) -> str:
     rows = [
         [
-            text(writer["host"]),
-            text(writer["region"]),
+            text(f"{writer['host']} ({writer['region']})"),
             number(writer["timeline"]),
             number(writer["writes"]),
-            text(writer["first_acknowledged_at"][11:23]),
-            text(writer["last_acknowledged_at"][11:23]),
+            text(f"{writer['first_acknowledged_at'][11:21]} – {writer['last_acknowledged_at'][11:21]}"),
         ]
         for writer in store["writers"]
     ]
-    head = ["Acknowledged by", "Region", "Timeline", "Writes", "First", "Last"]
-    return table(head, rows, f"Writers of {store['name']}", (2, 3, 4, 5))
+    head = ["Acknowledged by", "Timeline", "Writes", "First – last"]
+    return table(head, rows, f"Writers of {store['name']}", (1, 2, 3))
 
 
 def outages_table(store: Mapping[str, Any]) -> str:
     longest = sorted(store["outages"], key=lambda outage: -outage["seconds"])[:MOST_LISTED]
     rows = [[text(o["from"][11:23]), text(o["to"][11:23]), number(o["seconds"], "s", 3)] for o in longest]
-    return table(["No acknowledgement from", "To", "Lasted"], rows, f"Outages of {store['name']}", (0, 1, 2))
+    return table(["No acknowledgement from", "To", "Lasted"], rows, f"Outages of {store['name']}", (1, 2))
 
 
 def clocks(evidence: Mapping[str, Any]) -> str:
@@ -494,13 +513,13 @@ def clocks(evidence: Mapping[str, Any]) -> str:
         [
             text(entry["host"]),
             number(entry["offset_ms"], "ms", 1),
-            "± " + number(entry["uncertainty_ms"], "ms", 1),
+            number(entry["uncertainty_ms"], "ms", 1),
         ]
         for entry in evidence["clock"]
     ]
     note = (
-        "Against the controller's clock. All figures above come from one clock, that of "
-        f"{evidence['canary']['host']}; the phases are moved by its offset."
+        "Against the controller's clock. All figures come from one clock, that of "
+        f"{evidence['canary']['host']}; the phases are drawn with its offset."
     )
     return table(["Host", "Offset", "Uncertainty"], rows, "Clock offsets", (1, 2)) + tag(
         "p", text(note), class_="small"
@@ -545,8 +564,11 @@ def render(evidence: Mapping[str, Any], rows: Sequence[_evidence.Row]) -> str:
             section("Objectives against what was measured", objectives(evidence)),
             section("What happened when", timeline(evidence, _evidence.slice_rows(rows, window))),
             section("Figures", "".join(store_details(store) for store in evidence["stores"])),
-            section("Clocks", clocks(evidence)),
-            section("Versions", versions(evidence)),
+            tag(
+                "div",
+                section("Clocks", clocks(evidence)) + section("Versions", versions(evidence)),
+                class_="two",
+            ),
             section("How to recompute it", method(evidence)),
         ]
     )

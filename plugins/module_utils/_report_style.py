@@ -38,7 +38,7 @@ h3 { font-size: 1rem; margin: 18px 0 8px; }
 p { margin: 0 0 10px; }
 .lead { color: var(--soft); margin: 0; }
 .small { color: var(--soft); font-size: .875rem; }
-.unknown { color: var(--bad); }
+.unknown { color: var(--bad); white-space: nowrap; }
 code, pre { font: .875em/1.5 ui-monospace, "SF Mono", Menlo, Consolas, "DejaVu Sans Mono", monospace; }
 pre {
   background: var(--card); border: 1px solid var(--line); border-radius: 8px; padding: 12px 14px; margin: 0;
@@ -57,6 +57,16 @@ header { display: grid; grid-template-columns: 1fr auto; gap: 18px 24px; align-i
 }
 .facts dt { color: var(--soft); font-size: .8rem; }
 .facts dd { margin: 0; overflow-wrap: anywhere; }
+.pairs {
+  display: grid; grid-template-columns: repeat(auto-fill, minmax(270px, 1fr)); gap: 0 28px; margin: 0 0 18px;
+}
+.pairs div {
+  display: flex; justify-content: space-between; align-items: baseline; gap: 16px; padding: 6px 0;
+  border-bottom: 1px solid var(--line);
+}
+.pairs dt { color: var(--soft); font-size: .9rem; }
+.pairs dd { margin: 0; font-size: .94rem; text-align: right; font-variant-numeric: tabular-nums; }
+.two { display: grid; grid-template-columns: 1fr 1fr; gap: 0 40px; }
 .reasons { margin: 0; padding: 12px 16px 12px 34px; background: var(--bad-bg); border-radius: 10px; }
 .reasons li { margin: 3px 0; overflow-wrap: anywhere; }
 .scroll { overflow-x: auto; margin: 0 0 14px; }
@@ -88,6 +98,7 @@ svg .phase { fill: var(--phase); stroke: var(--phase); }
 svg .acks { fill: var(--acks); }
 svg .none { fill: var(--outage-line); }
 svg .outage { fill: var(--outage); stroke: var(--outage-line); stroke-width: 1; }
+svg .narrow { display: none; }
 svg .in { font-size: 12px; fill: #fff; }
 svg .r0 rect { fill: var(--r0); } svg .r1 rect { fill: var(--r1); }
 svg .r2 rect { fill: var(--r2); } svg .r3 rect { fill: var(--r3); }
@@ -102,7 +113,12 @@ svg .r2 rect { fill: var(--r2); } svg .r3 rect { fill: var(--r3); }
   header { grid-template-columns: 1fr; }
   .verdict { grid-row: 1; justify-self: start; font-size: 1.3rem; padding: 6px 16px; }
   h1 { font-size: 1.3rem; }
-  th, td { padding-right: 10px; }
+  table { font-size: .88rem; }
+  th, td { padding-right: 9px; }
+  .two { grid-template-columns: 1fr; }
+  svg .wide { display: none; }
+  svg .narrow { display: inline; }
+  .mark .word { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); }
 }
 @media print {
   :root {

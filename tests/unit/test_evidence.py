@@ -449,9 +449,9 @@ def with_two_writers(drill: Drill) -> None:
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (with_loss, "1 acknowledged writes were lost; a planned switchover may lose none"),
+        (with_loss, "1 acknowledged write was lost; a planned switchover may lose none"),
         (with_outage, "s; the objective is 10 s"),
-        (with_two_writers, "1 writes were acknowledged by two writers at a time"),
+        (with_two_writers, "1 write was acknowledged by a second writer"),
     ],
 )
 def test_a_missed_objective_fails(
