@@ -44,6 +44,7 @@ class ActionModule(ActionBase):
                 "stores": {"type": "list", "elements": "str", "required": True},
                 "dest": {"type": "path"},
                 "show": {"type": "bool", "default": True},
+                "end_run": {"type": "bool", "default": False},
             }
         )
         variables = task_vars or {}
@@ -55,7 +56,9 @@ class ActionModule(ActionBase):
         if arguments["show"]:
             display.display("\n" + "\n".join(table(rows)))
             display.display(f"\n{found['status']}" + "".join(f"\n  - {reason}" for reason in found["reasons"]) + "\n")
-        return result | {"changed": False, "rows": rows, **found, "muster_exit_code": found["exit_code"]}
+        if arguments["end_run"]:
+            result["muster_exit_code"] = found["exit_code"]
+        return result | {"changed": False, "rows": rows, **found}
 
     @staticmethod
     def _rows(store: str, variables: dict[str, Any]) -> list[dict[str, Any]]:

@@ -15,6 +15,7 @@ description:
     seconds while a task runs long, with the hosts that it waits for.
   - With O(timeline_file) the phases are written as JSON, at the start and the end of every
     play, so that a run that is killed leaves what it knew.
+  - A playbook may name the file itself, by setting the fact C(muster_timeline_file).
   - A task result that contains C(muster_phases), a list of C(name), C(started_at) and C(seconds),
     adds phases of its own.
   - A successful task result that contains a non-zero integer C(muster_exit_code) makes
@@ -220,6 +221,10 @@ class CallbackModule(CallbackBase):
         self._task_ended(result)
         content = result.result
         self.phases.extend(own_phases(content))
+        named = (content.get("ansible_facts") or {}).get("muster_timeline_file")
+        if isinstance(named, str) and self.file is None:
+            # A playbook that needs its own phases later, such as a drill, says where.
+            self.file = str(named)
         code = content.get("muster_exit_code")
         if isinstance(code, int) and not isinstance(code, bool):
             self.exit_code = max(self.exit_code, code)

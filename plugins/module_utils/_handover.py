@@ -27,7 +27,7 @@ from ansible_collections.muster.platform.plugins.module_utils._patroni import (
 )
 from ansible_collections.muster.platform.plugins.module_utils._wait import wait_until
 
-POLL = 0.02
+POLL = 0.03
 JOURNAL = "/muster/handover/postgresql"
 
 

@@ -24,6 +24,12 @@ options:
     description: Whether to print the table.
     type: bool
     default: true
+  end_run:
+    description:
+      - Whether C(ansible-playbook) shall end with RV(exit_code). It needs the callback plugin
+        P(muster.platform.timeline#callback).
+    type: bool
+    default: false
 attributes:
   action:
     description: Runs on the controller.
