@@ -47,7 +47,7 @@ options:
 EXAMPLES = r"""
 - name: Tell why the certificate must be issued
   ansible.builtin.debug:
-    msg: "{{ lookup('muster.platform.certificate_info', 'north-1', directory='/etc/pki', names=['north-1']).due }}"
+    msg: "{{ lookup('muster.platform.certificate_info', 'north-1', directory='/srv/pki', names=['db']).due }}"
 """
 
 RETURN = r"""

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 """A directory of certificates on the controller: what is in it, and what is due.
 
-    ca.crt, ca.key, hosts/<host>.crt, hosts/<host>.key
+ca.crt, ca.key, hosts/<host>.crt, hosts/<host>.key
 """
 
 from __future__ import annotations
