@@ -93,8 +93,12 @@ endpoints:
     fallback: {description: Whether those are the fallback's., type: bool}
     error: {description: Why a connection through it did not stay open; null when it did., type: str}
     servers:
-      description: "By host: whether it is up, HAProxy's words for it, sessions, seconds since the last change."
+      description: "By host: whether it is up, HAProxy's words for it, its sessions, when it changed."
       type: dict
+max_connections:
+  description: Connections of clients that it takes at a time.
+  returned: always
+  type: int
 stale_files:
   description: Files that changed after the running process read them.
   returned: always
@@ -203,7 +207,8 @@ def find_reasons(endpoint: dict[str, Any], single: bool) -> list[str]:
     """What is wrong with an endpoint."""
     name = f"endpoint {endpoint['name']} (port {endpoint['port']})"
     if not endpoint["live"]:
-        return [f"{name} leads to no host"]
+        said = "; ".join(f"{host} is {server['status']}" for host, server in endpoint["servers"].items())
+        return [f"{name} leads to no host ({said or 'HAProxy has no such backend'})"]
     if single and len(endpoint["live"]) > 1:
         return [f"{name} is refused: more than one host claims to serve it ({', '.join(endpoint['live'])})"]
     if endpoint["error"]:
@@ -224,7 +229,7 @@ def read(params: dict[str, Any]) -> dict[str, Any]:
         old = stale(params["files"], started_at(int(information["Pid"])))
     except MusterError as error:
         status |= {"role": "stopped", "healthy": False, "reasons": [str(error)], "versions": {}}
-        return {"recovery_status": status, "endpoints": [], "stale_files": []}
+        return {"recovery_status": status, "endpoints": [], "stale_files": [], "max_connections": None}
     with ThreadPoolExecutor(max_workers=max(1, len(params["endpoints"]))) as pool:
         errors = list(pool.map(lambda each: probe(params["address"], each["port"]), params["endpoints"]))
     endpoints = [
@@ -236,10 +241,15 @@ def read(params: dict[str, Any]) -> dict[str, Any]:
         for reason in find_reasons(found, asked["single"])
     ]
     if old:
-        reasons.append(f"HAProxy has not read yet what changed in {', '.join(old)}")
+        reasons.append(f"HAProxy runs without the changes of {', '.join(old)}: see its journal, or reload it")
     versions = {"haproxy": information["Version"].split("-")[0]}
     status |= {"healthy": not reasons, "reasons": reasons, "versions": versions}
-    return {"recovery_status": status, "endpoints": endpoints, "stale_files": old}
+    return {
+        "recovery_status": status,
+        "endpoints": endpoints,
+        "stale_files": old,
+        "max_connections": int(information["Maxconn"]),
+    }
 
 
 def run(params: dict[str, Any]) -> dict[str, Any]:
@@ -252,7 +262,8 @@ def run(params: dict[str, Any]) -> dict[str, Any]:
             return found
         raise MusterError("; ".join(found["recovery_status"]["reasons"]))
 
-    return wait_until(healthy, "HAProxy's endpoints to lead to their hosts", params["timeout"])
+    what = "HAProxy to serve every endpoint" if params["endpoints"] else "HAProxy to take its configuration"
+    return wait_until(healthy, what, params["timeout"])
 
 
 def main() -> None:

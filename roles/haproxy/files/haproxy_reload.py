@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import csv
 import os
+import re
 import socket
 import sys
 import time
@@ -25,6 +26,8 @@ MASTER_SOCKET = "/run/haproxy-master.sock"
 STATE_FILE = "/run/haproxy/servers.state"
 TIMEOUT = 2.0
 INTERVAL = 0.25
+BATCH = 50
+SESSION = re.compile(r"^(0x[0-9a-f]+): .*? be=(\S+) srv=(\S+) ", re.MULTILINE)
 # Until the new process has taken over.
 PATIENCE = 10.0
 
@@ -67,11 +70,18 @@ def servers(answer: str) -> dict[tuple[str, str], dict[str, str]]:
 
 def cut(worker: int, down: set[tuple[str, str]]) -> None:
     """End the old process's sessions on servers that are down."""
-    sessions = servers(ask(MASTER_SOCKET, f"@!{worker} show stat"))
-    for backend, server in sorted(down & set(sessions)):
-        if int(sessions[backend, server]["scur"] or 0):
-            print(f"cutting sessions of the old process {worker} on {backend}/{server}", flush=True)
-            ask(MASTER_SOCKET, f"@!{worker} shutdown sessions server {backend}/{server}")
+    counts = servers(ask(MASTER_SOCKET, f"@!{worker} show stat"))
+    busy = {name for name in down & set(counts) if int(counts[name]["scur"] or 0)}
+    if not busy:
+        return
+    # An old process refuses `shutdown sessions server`: its backends count as disabled.
+    found = SESSION.findall(ask(MASTER_SOCKET, f"@!{worker} show sess"))
+    identifiers = [identifier for identifier, backend, server in found if (backend, server) in busy]
+    where = ", ".join(sorted("/".join(name) for name in busy))
+    print(f"cutting {len(identifiers)} sessions of the old process {worker} on {where}", flush=True)
+    for first in range(0, len(identifiers), BATCH):
+        batch = identifiers[first : first + BATCH]
+        ask(MASTER_SOCKET, "; ".join(f"@!{worker} shutdown session {identifier}" for identifier in batch))
 
 
 def drain() -> None:
