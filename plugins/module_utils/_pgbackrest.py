@@ -10,9 +10,9 @@ import pwd
 import re
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import Any
 
 from ansible_collections.muster.platform.plugins.module_utils._errors import MusterError
@@ -29,6 +29,8 @@ ERROR_LINE = re.compile(r"(?:^|\s)(?:ERROR|WARN): *(?:\[\d+\]: *)?(.*)")
 NO_SPACE = "No space left on device"
 STANZA_OK, STANZA_NO_PATH, STANZA_NO_BACKUPS, STANZA_NO_DATA = 0, 1, 2, 3
 SETS_VERIFY_SINCE = (2, 51)
+
+Result = subprocess.CompletedProcess[str]
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,7 @@ class Repository:
     backups: list[Backup]
     archives: list[dict[str, Any]]
     problems: list[str] = field(default_factory=list)  # of single repositories
+    locked: bool = False  # a backup is under way
 
     @property
     def good(self) -> list[Backup]:
@@ -77,7 +80,7 @@ class Repository:
 
 
 def utc(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def read_backup(raw: Mapping[str, Any]) -> Backup:
@@ -130,6 +133,7 @@ def read_info(document: Any, stanza: str) -> Repository:
         backups=sorted(map(read_backup, found.get("backup") or []), key=lambda backup: backup.stop),
         archives=archives,
         problems=problems,
+        locked=bool(((status.get("lock") or {}).get("backup") or {}).get("held")),
     )
 
 
@@ -142,8 +146,9 @@ def reason_from(output: str) -> str:
             said.append(match[1].strip())
         elif said and line.startswith(" ") and line.strip():
             said[-1] += " " + line.strip()
-    text = "; ".join(dict.fromkeys(said)) or output.strip().splitlines()[-1:] and output.strip().splitlines()[-1] or ""
-    return re.sub(r"\s+", " ", text)[:1000] or "it said nothing"
+    if not said:
+        said = [line for line in output.splitlines() if line.strip()][-1:]
+    return re.sub(r"\s+", " ", "; ".join(dict.fromkeys(said)))[:1000] or "it said nothing"
 
 
 class PgBackRest:
@@ -164,7 +169,7 @@ class PgBackRest:
             raise MusterError(f"only root and {self.user} can run pgBackRest")
         return {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": []}
 
-    def run(self, *words: str, timeout: float) -> subprocess.CompletedProcess[str]:
+    def run(self, *words: str, timeout: float) -> Result:
         """Run one command to its end; its exit code is for the caller to judge."""
         try:
             return subprocess.run(
@@ -176,24 +181,24 @@ class PgBackRest:
         except FileNotFoundError:
             raise MusterError("pgBackRest is not installed") from None
         except subprocess.TimeoutExpired:
-            raise MusterError(f"pgbackrest {words[-1]} took longer than {timeout:g} s and was ended") from None
+            raise MusterError(f"pgbackrest {words[-1]} took longer than {timeout:g} s: ended") from None
 
-    def stanza_command(self, command: str, *options: str, timeout: float) -> subprocess.CompletedProcess[str]:
-        return self.run(
-            f"--stanza={self.stanza}", "--log-level-stderr=off", *options, command, timeout=timeout
-        )
+    def command(self, command: str, *options: str, timeout: float) -> Result:
+        """Run a command on the stanza; what it says is all on standard output."""
+        general = (f"--stanza={self.stanza}", "--log-level-stderr=off")
+        return self.run(*general, *options, command, timeout=timeout)
 
     def info(self, *options: str, timeout: float = 60) -> Repository:
         """What the repositories hold of the stanza."""
-        result = self.stanza_command(
-            "info", "--output=json", "--log-level-console=off", "--log-level-file=off", *options, timeout=timeout
-        )
+        quiet = ("--output=json", "--log-level-console=off", "--log-level-file=off")
+        result = self.command("info", *quiet, *options, timeout=timeout)
         try:
             document = json.loads(result.stdout)
         except ValueError:
-            # Console logging is off so that only JSON is written: ask again for the reason.
-            again = self.stanza_command("info", "--log-level-console=warn", *options, timeout=timeout)
-            raise MusterError(f"the repository cannot be read: {reason_from(again.stdout + again.stderr)}") from None
+            # Nothing was logged so that there would be only JSON: ask again for the reason.
+            again = self.command("info", "--log-level-console=warn", *options, timeout=timeout)
+            reason = reason_from(again.stdout + again.stderr)
+            raise MusterError(f"the repository cannot be read: {reason}") from None
         return read_info(document, self.stanza)
 
     def version(self) -> tuple[int, ...] | None:
@@ -208,19 +213,19 @@ class PgBackRest:
     def verify(self, label: str, timeout: float) -> None:
         """Read the whole backup set again; MusterError unless all of it is intact.
 
-        The exit code is 0 whatever is found, and so is the output when nothing is:
-        the text report is what counts, and it must name the backup as valid.
+        The exit code is 0 whatever is found. The text report is what counts, and it
+        must name the backup as valid.
         """
         options = ["--output=text", "--verbose", "--log-level-console=off"]
         version = self.version()
         if version and version >= SETS_VERIFY_SINCE:
             options.append(f"--set={label}")
-        result = self.stanza_command("verify", *options, timeout=timeout)
+        result = self.command("verify", *options, timeout=timeout)
         problem = verify_problem(result.stdout, label)
         if result.returncode != 0 and problem is None:
             problem = reason_from(result.stdout + result.stderr)
         if problem:
-            raise MusterError(f"the backup {label} is listed but `pgbackrest verify` does not find it intact: {problem}")
+            raise MusterError(f"the backup {label} is listed, but `pgbackrest verify` says: {problem}")
 
 
 def verify_problem(report: str, label: str) -> str | None:
@@ -235,7 +240,7 @@ def verify_problem(report: str, label: str) -> str | None:
     return "; ".join(lines)[:500] or "its report is empty"
 
 
-def when_free(attempt: Callable[[], subprocess.CompletedProcess[str]], timeout: float) -> subprocess.CompletedProcess[str]:
+def when_free(attempt: Callable[[], Result], timeout: float, interval: float = 2.0) -> Result:
     """Repeat C(attempt) while another backup is under way, until the deadline."""
     deadline = time.monotonic() + timeout
     while True:
@@ -244,7 +249,7 @@ def when_free(attempt: Callable[[], subprocess.CompletedProcess[str]], timeout: 
             return result
         if time.monotonic() >= deadline:
             raise MusterError(f"another backup of the same cluster is still under way after {timeout:g} s")
-        time.sleep(2)
+        time.sleep(interval)
 
 
 def free_mb(path: str) -> tuple[int, int]:
@@ -274,7 +279,3 @@ def as_dict(backup: Backup) -> dict[str, Any]:
         "wal_stop": backup.wal_stop,
         "references": backup.references,
     }
-
-
-def command_line(words: Sequence[str]) -> str:
-    return " ".join(words)

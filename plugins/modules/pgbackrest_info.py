@@ -79,7 +79,9 @@ recovery_status:
   contains:
     store: {description: "Always V(backup_repository).", type: str}
     region: {description: The host's region., type: str}
-    role: {description: "V(primary) while the server runs, because each repository is written on its own; else V(stopped).", type: str}
+    role:
+      description: V(primary) while the server runs, as each repository is written on its own; else V(stopped).
+      type: str
     healthy: {description: Whether there are no reasons against it., type: bool}
     reasons: {description: Why it is not healthy., type: list, elements: str}
     position: {description: The newest archived WAL segment., type: str}
@@ -103,7 +105,7 @@ backups:
     stopped_at: {description: When it ended; the earliest point in time to restore to from it., type: str}
     size_bytes: {description: Size of the database., type: int}
     read_bytes: {description: What was read of it., type: int}
-    repository_size_bytes: {description: What a restore reads; null when the repository does not tell., type: int}
+    repository_size_bytes: {description: What a restore reads; null when that is not known., type: int}
     repository_delta_bytes: {description: What it added to the repository., type: int}
     error: {description: Whether data pages had wrong checksums., type: bool}
     lsn_start: {description: WAL position at its start., type: str}
@@ -112,7 +114,7 @@ backups:
     wal_stop: {description: Last WAL segment that it needs., type: str}
     references: {description: Backups that it builds on., type: list, elements: str}
 archives:
-  description: The WAL archives, each C(id), C(repository), and the names of the first (C(min)) and last (C(max)) segment.
+  description: The WAL archives, each C(id), C(repository), and its first (C(min)) and last (C(max)) segment.
   returned: always
   type: list
   elements: dict
@@ -139,7 +141,6 @@ import time
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-
 from ansible_collections.muster.platform.plugins.module_utils._errors import MusterError
 from ansible_collections.muster.platform.plugins.module_utils._pgbackrest import (
     OPTIONS,
@@ -174,9 +175,8 @@ def reasons_for(
     """Why the repository is not good enough."""
     host, reasons = params["host"], []
     if disk and disk["free_mb"] < params["min_free_mb"]:
-        reasons.append(
-            f"{params['directory']} on {host} has {disk['free_mb']} MB free, less than {params['min_free_mb']} MB"
-        )
+        free, least = disk["free_mb"], params["min_free_mb"]
+        reasons.append(f"{params['directory']} on {host} has {free} MB free, less than {least} MB")
     if found is None:
         return reasons
     if not found.exists:
