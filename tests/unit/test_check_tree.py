@@ -56,10 +56,13 @@ def test_collections_that_disagree(root: Path) -> None:
 
 def test_a_collection_that_nobody_declared(root: Path) -> None:
     (root / "galaxy.yml").write_text('dependencies: {community.crypto: ">=1"}\n')
-    (root / "roles").mkdir()
+    (root / "roles/store/tasks").mkdir(parents=True)
+    (root / "roles/store/defaults").mkdir()
+    (root / "roles/store/defaults/main.yml").write_text("store_sysctls:\n  net.core.somaxconn: 1024\n")
     tasks = "- community.crypto.x509_certificate:\n- name: Patch\n  ansible.posix.patch:\n    src: a.b.c: d\n"
-    (root / "roles/tasks.yml").write_text(tasks)
-    assert list(check_tree.check_dependencies(["roles/tasks.yml"])) == [
+    (root / "roles/store/tasks/main.yml").write_text(tasks)
+    files = ["roles/store/tasks/main.yml", "roles/store/defaults/main.yml"]
+    assert list(check_tree.check_dependencies(files)) == [
         "roles or playbooks use ansible.posix, which galaxy.yml does not ask for"
     ]
 
