@@ -350,7 +350,7 @@ def isolated(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
         "proven_at": now(),
         **found,
         "revision": revision,
-        "keys": keys,
+        "live_keys": keys,
         "directory": str(directory),
         "seconds": round(time.monotonic() - started, 3),
     }
