@@ -4,13 +4,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from ansible.errors import AnsibleError
-from ansible.plugins.lookup import LookupBase
-from ansible_collections.muster.platform.plugins.module_utils._errors import MusterError
-from ansible_collections.muster.platform.plugins.plugin_utils._certificates import certificate_info
-
 DOCUMENTATION = r"""
 name: certificate_info
 short_description: Tell which certificates in a directory on the controller are due
@@ -60,6 +53,13 @@ _raw:
   type: list
   elements: dict
 """
+
+from typing import Any
+
+from ansible.errors import AnsibleError
+from ansible.plugins.lookup import LookupBase
+from ansible_collections.muster.platform.plugins.module_utils._errors import MusterError
+from ansible_collections.muster.platform.plugins.plugin_utils._certificates import certificate_info
 
 
 class LookupModule(LookupBase):

@@ -63,8 +63,10 @@ EXAMPLES = r"""
 
 - name: Install what is missing
   ansible.builtin.apt:
-    name: "{{ ['haproxy', 'chrony'] | muster.platform.missing_packages(host) }}"
-  when: ['haproxy', 'chrony'] | muster.platform.missing_packages(host) | length > 0
+    name: "{{ missing }}"
+  when: missing | length > 0
+  vars:
+    missing: "{{ ['haproxy', 'chrony'] | muster.platform.missing_packages(host) }}"
 """
 
 RETURN = r"""

@@ -15,14 +15,16 @@ from pathlib import Path
 from typing import Any
 
 from ansible_collections.muster.platform.plugins.module_utils._errors import MusterError
-from cryptography import x509
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.serialization import (
-    Encoding,
-    PublicFormat,
-    load_pem_private_key,
-)
-from cryptography.x509.oid import NameOID
+
+try:
+    from cryptography import x509
+    from cryptography.exceptions import InvalidSignature
+    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
+    from cryptography.x509.oid import NameOID
+except ImportError as error:
+    LACKING: ImportError | None = error
+else:
+    LACKING = None
 
 START_ANEW = "or move the directory away to have all certificates made anew"
 DAY = timedelta(days=1)
@@ -180,6 +182,8 @@ def certificate_info(
     name: str, directory: str, wanted: Iterable[str], renew_below: float, now: datetime | None = None
 ) -> dict[str, Any]:
     """One host's certificate, its CA, and the reasons to issue it (anew)."""
+    if LACKING:
+        raise MusterError("the controller's Python lacks the package cryptography") from LACKING
     now = now or datetime.now(UTC)
     authority = Authority.read(Path(directory).expanduser(), now)
     found = HostCertificate.read(name, authority)

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from ansible.errors import AnsibleError
 from ansible.plugins.loader import lookup_loader
+from ansible_collections.muster.platform.plugins.module_utils._errors import MusterError
 from ansible_collections.muster.platform.plugins.plugin_utils import _certificates
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
@@ -207,3 +208,9 @@ def test_pem_that_does_not_exist(tmp_path: Path) -> None:
     assert lookup.run([str(path)], {"ansible_check_mode": True}) == ["# a.crt: not made in check mode\n"]
     with pytest.raises(AnsibleError, match=r"a\.crt does not exist: the role certificates makes it"):
         lookup.run([str(path)], {"ansible_check_mode": False})
+
+
+def test_a_controller_without_cryptography(pki: Pki, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_certificates, "LACKING", ImportError("no"))
+    with pytest.raises(MusterError, match="the controller's Python lacks the package cryptography"):
+        pki.info()
