@@ -248,7 +248,7 @@ def when_free(attempt: Callable[[], Result], timeout: float, interval: float = 2
         if result.returncode == 0 or not BUSY.search(result.stdout + result.stderr):
             return result
         if time.monotonic() >= deadline:
-            raise MusterError(f"another backup of the same cluster is still under way after {timeout:g} s")
+            raise MusterError(f"another pgBackRest command holds the cluster's lock, still after {timeout:g} s")
         time.sleep(interval)
 
 

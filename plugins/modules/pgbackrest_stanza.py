@@ -58,13 +58,20 @@ from ansible_collections.muster.platform.plugins.module_utils._errors import Mus
 from ansible_collections.muster.platform.plugins.module_utils._pgbackrest import (
     OPTIONS,
     PgBackRest,
+    Result,
     reason_from,
+    when_free,
 )
 
 
 def create(program: PgBackRest, timeout: float) -> str:
     """Create the stanza, see that it is there, and that a WAL segment arrives in it."""
-    result = program.command("stanza-create", "--log-level-console=warn", timeout=timeout)
+
+    def attempt() -> Result:
+        return program.command("stanza-create", "--log-level-console=warn", timeout=timeout)
+
+    # The other repository's stanza, or an archiver that tries its luck, may hold the cluster's lock.
+    result = when_free(attempt, timeout)
     found = program.info()
     if result.returncode != 0 or not found.exists:
         raise MusterError(

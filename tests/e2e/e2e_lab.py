@@ -1,0 +1,214 @@
+"""The lab under test: its hosts, and ways to use, to ask and to break them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import psycopg2
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+ENDPOINTS = ("north-3", "south-3")
+
+
+@dataclass
+class Run:
+    """A finished playbook run."""
+
+    code: int
+    output: str
+    seconds: float
+
+    @property
+    def changed(self) -> dict[str, int]:
+        """`changed=` of the recap, by host."""
+        found = {}
+        for line in self.output.splitlines():
+            if "changed=" in line and " : ok=" in line:
+                found[line.split()[0]] = int(line.split("changed=")[1].split()[0])
+        return found
+
+
+@dataclass
+class Window:
+    """What the canary saw from a moment on, and what the platform holds of it."""
+
+    rows: list[list[str]]
+    surviving: set[int]
+    acked: list[list[str]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.acked = sorted((row for row in self.rows if row[3]), key=lambda row: row[3])
+
+    @property
+    def lost(self) -> set[int]:
+        return {int(row[1]) for row in self.acked} - self.surviving
+
+    @property
+    def dual(self) -> list[list[str]]:
+        """Writes acknowledged on an older timeline that were sent after a newer one had acknowledged."""
+        found, newest, since = [], 0, ""
+        for row in self.acked:
+            timeline = int(row[5].split("timeline=")[1].split()[0])
+            if timeline > newest:
+                newest, since = timeline, row[3]
+            elif timeline < newest and row[2] > since:
+                found.append(row)
+        return found
+
+    @property
+    def outage(self) -> float:
+        moments = [datetime.fromisoformat(row[3]) for row in self.acked]
+        return max(((b - a).total_seconds() for a, b in zip(moments, moments[1:], strict=False)), default=0.0)
+
+
+class Lab:
+    """The hosts, and ways to use and to break them."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        state = json.loads((directory / "state.json").read_text())
+        self.id: str = state["id"]
+        self.addresses: dict[str, str] = state["addresses"]
+        self.secrets: dict[str, str] = json.loads((directory / "secrets.json").read_text())
+        self.environment = os.environ | {"MUSTER_LAB": str(directory), "MUSTER_TIMELINE_QUIET": "1"}
+
+    # --- running things -----------------------------------------------------------
+
+    def command(self, playbook: str, *arguments: str) -> list[str]:
+        return ["ansible-playbook", "-i", "inventories/lab", f"playbooks/{playbook}.yml", *arguments]
+
+    def play(self, playbook: str, *arguments: str, timeout: float = 300) -> Run:
+        began = time.monotonic()
+        done = subprocess.run(
+            self.command(playbook, *arguments),
+            cwd=CHECKOUT,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+        return Run(done.returncode, done.stdout + done.stderr, time.monotonic() - began)
+
+    def ok(self, playbook: str, *arguments: str, timeout: float = 300) -> Run:
+        run = self.play(playbook, *arguments, timeout=timeout)
+        assert run.code == 0, run.output
+        return run
+
+    def start(self, playbook: str, *arguments: str) -> subprocess.Popen[bytes]:
+        """Start a playbook as a process group of its own, to be killed whole."""
+        return subprocess.Popen(
+            self.command(playbook, *arguments),
+            cwd=CHECKOUT,
+            env=self.environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+
+    def sh(self, host: str, script: str, check: bool = True) -> str:
+        """Run a shell line on a host, by the side door that a test may use and a user never does."""
+        done = subprocess.run(
+            ["podman", "exec", f"muster-{self.id}-{host}", "sh", "-c", script],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        if check and done.returncode != 0:
+            raise AssertionError(f"{host}: {script}: {done.stderr or done.stdout}")
+        return done.stdout
+
+    def podman(self, *words: str) -> None:
+        subprocess.run(["podman", "--runtime=runc", *words], capture_output=True, timeout=120, check=True)
+
+    def kill(self, host: str) -> None:
+        self.podman("kill", "--signal", "KILL", f"muster-{self.id}-{host}")
+
+    def boot(self, host: str) -> None:
+        self.podman("start", f"muster-{self.id}-{host}")
+
+    # --- asking the platform --------------------------------------------------------
+
+    def query(self, endpoint: str, statement: str, user: str = "muster_canary", port: int = 5432) -> list[Any]:
+        """Ask through an application's endpoint, over TLS with its name verified."""
+        password = {"muster_canary": "canary_password", "application": "application_password"}[user]
+        connection = psycopg2.connect(
+            host=endpoint,
+            hostaddr=self.addresses[endpoint],
+            port=port,
+            user=user,
+            password=self.secrets[password],
+            dbname={"muster_canary": "muster", "application": "application"}[user],
+            sslmode="verify-full",
+            sslrootcert=str(self.directory / "pki" / "ca.crt"),
+            connect_timeout=3,
+        )
+        try:
+            with connection, connection.cursor() as cursor:
+                cursor.execute(statement)
+                return cursor.fetchall() if cursor.description else []
+        finally:
+            connection.close()
+
+    def primary_region(self) -> str:
+        return str(self.query(ENDPOINTS[0], "show cluster_name")[0][0]).removeprefix("muster-")
+
+    def status(self) -> dict[str, Any]:
+        self.play("dr_status")
+        document = json.loads((self.directory / "status.json").read_text())
+        assert isinstance(document, dict)
+        return document
+
+    def wait_healthy(self, timeout: float = 180) -> dict[str, Any]:
+        """Wait until every host is well again and streams."""
+        return wait(lambda: found if (found := self.status())["exit_code"] == 0 else None, "a healthy lab", timeout)
+
+    def now(self) -> str:
+        return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+    def window(self, since: str) -> Window:
+        """The canary's rows since a moment, and the numbers that the platform holds of them."""
+        time.sleep(3)  # an attempt takes up to two seconds and is written down when it ends
+        text = self.sh("witness", "zcat -f /var/lib/muster/canary/ledger*csv* | grep ^postgresql,")
+        rows = [line.split(",", 5) for line in text.splitlines()]
+        rows = [row for row in rows if row[2] >= since]
+        assert len(rows) > 8, "the canary has hardly written anything"
+        numbers = [int(row[1]) for row in rows]
+        held = wait(
+            lambda: self.query_any(
+                f"select sequence from muster_canary where sequence between {min(numbers)} and {max(numbers)}"
+            ),
+            "an endpoint that answers",
+            60,
+        )
+        return Window(rows, {row[0] for row in held})
+
+    def query_any(self, statement: str) -> list[Any] | None:
+        for endpoint in ENDPOINTS:
+            try:
+                return self.query(endpoint, statement)
+            except psycopg2.Error:
+                continue
+        return None
+
+
+def wait(check: Callable[[], Any], what: str, timeout: float, interval: float = 0.5) -> Any:
+    deadline = time.monotonic() + timeout
+    while True:
+        try:
+            found = check()
+        except (psycopg2.Error, AssertionError):
+            found = None
+        if found:
+            return found
+        assert time.monotonic() < deadline, f"waited {timeout:g} s for {what}"
+        time.sleep(interval)
