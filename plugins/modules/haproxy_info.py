@@ -171,7 +171,8 @@ def read_servers(answer: str) -> dict[str, dict[str, dict[str, Any]]]:
     for row in csv.DictReader(answer.removeprefix("# ").splitlines()):
         if row["svname"] in ("FRONTEND", "BACKEND"):
             continue
-        words = [row["status"], row["check_status"], row["last_chk"]]
+        # A star before it says that the next check is under way.
+        words = [row["status"], row["check_status"].removeprefix("* "), row["last_chk"]]
         backends.setdefault(row["pxname"], {})[row["svname"]] = {
             "up": row["status"].startswith("UP"),
             "backup": row["bck"] == "1",

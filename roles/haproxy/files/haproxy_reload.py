@@ -23,7 +23,7 @@ import time
 
 ADMIN_SOCKET = "/run/haproxy/admin.sock"
 MASTER_SOCKET = "/run/haproxy-master.sock"
-STATE_FILE = "/run/haproxy/servers.state"
+STATE_FILE = "/run/haproxy-servers.state"
 TIMEOUT = 2.0
 INTERVAL = 0.25
 BATCH = 50
