@@ -37,8 +37,26 @@ def by_region(groups: Mapping[str, Sequence[str]], service: str) -> dict[str, li
     return {name: hosts for name, hosts in found.items() if hosts}
 
 
+def own_first(groups: Mapping[str, Sequence[str]], service: str, region_name: str) -> list[str]:
+    """All hosts of a service, those of the given region before the others."""
+    own = members(groups, service, region_name)
+    return own + [host for host in groups.get(service, []) if host not in own]
+
+
+def endpoints(hosts: Sequence[str], port: int) -> list[dict[str, Any]]:
+    """An endpoint for each host: its name and the port."""
+    return [{"host": host, "port": int(port)} for host in hosts]
+
+
 class FilterModule:
-    """Filters named muster.platform.region, .regions, .members and .by_region."""
+    """Filters of the namespace muster.platform."""
 
     def filters(self) -> dict[str, Callable[..., Any]]:
-        return {"region": region, "regions": regions, "members": members, "by_region": by_region}
+        return {
+            "region": region,
+            "regions": regions,
+            "members": members,
+            "by_region": by_region,
+            "own_first": own_first,
+            "endpoints": endpoints,
+        }

@@ -138,7 +138,9 @@ class Lab:
 
     # --- asking the platform --------------------------------------------------------
 
-    def query(self, endpoint: str, statement: str, user: str = "muster_canary", port: int = 5432) -> list[Any]:
+    def query(
+        self, endpoint: str, statement: str, user: str = "muster_canary", port: int = 5432
+    ) -> list[Any]:
         """Ask through an application's endpoint, over TLS with its name verified."""
         password = {"muster_canary": "canary_password", "application": "application_password"}[user]
         connection = psycopg2.connect(
@@ -170,7 +172,9 @@ class Lab:
 
     def wait_healthy(self, timeout: float = 180) -> dict[str, Any]:
         """Wait until every host is well again and streams."""
-        return wait(lambda: found if (found := self.status())["exit_code"] == 0 else None, "a healthy lab", timeout)
+        return wait(
+            lambda: found if (found := self.status())["exit_code"] == 0 else None, "a healthy lab", timeout
+        )
 
     def now(self) -> str:
         return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")

@@ -39,7 +39,9 @@ def test_status_is_healthy_and_quick(lab: Lab) -> None:
 @pytest.mark.parametrize("endpoint", ["north-3", "south-3"])
 @pytest.mark.parametrize("port", [5432, 6432])
 def test_applications_write_through_every_endpoint(lab: Lab, endpoint: str, port: int) -> None:
-    lab.query(endpoint, "create table if not exists notes (id bigserial, at timestamptz)", "application", port)
+    lab.query(
+        endpoint, "create table if not exists notes (id bigserial, at timestamptz)", "application", port
+    )
     rows = lab.query(endpoint, "insert into notes (at) values (now()) returning id", "application", port)
     assert rows[0][0] > 0
 
@@ -74,7 +76,11 @@ BAD_INPUT = {
     "a region that does not exist": ("dr_switchover", ["-e", "dr_target_region=east"], "'east'"),
     "no target": ("dr_switchover", [], "dr_target_region is missing"),
     "an unknown scenario": ("dr_drill", ["-e", "dr_scenario=earthquake"], "earthquake"),
-    "a missing secret": ("site", ["-e", "postgresql_superuser_password="], "postgresql_superuser_password is missing"),
+    "a missing secret": (
+        "site",
+        ["-e", "postgresql_superuser_password="],
+        "postgresql_superuser_password is missing",
+    ),
     "a wrong type": ("site", ["-e", "postgresql_port=lots"], "postgresql_port"),
     "objectives nobody can meet": (
         "site",
@@ -116,7 +122,9 @@ INVENTORIES = {
 
 
 @pytest.mark.parametrize("case", INVENTORIES)
-def test_an_inventory_that_cannot_work_is_refused(lab: Lab, case: str, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_an_inventory_that_cannot_work_is_refused(
+    lab: Lab, case: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     text, sentence = INVENTORIES[case]
     file = tmp_path_factory.mktemp("inventory") / "hosts.yml"
     file.write_text(text)
@@ -134,7 +142,9 @@ def test_an_inventory_that_cannot_work_is_refused(lab: Lab, case: str, tmp_path_
 
 
 def test_an_unreachable_host_is_named_before_the_first_change(lab: Lab) -> None:
-    run = lab.play("site", "-e", "ansible_timeout=3", "--limit", "north-1,south-2", "-e", '{"ansible_port": 2222}')
+    run = lab.play(
+        "site", "-e", "ansible_timeout=3", "--limit", "north-1,south-2", "-e", '{"ansible_port": 2222}'
+    )
     assert run.code != 0
     assert "north-1" in run.output
     assert "UNREACHABLE" in run.output

@@ -44,7 +44,8 @@ def test_the_figures_are_those_that_a_stranger_recomputes(drilled: Lab) -> None:
     assert ledger[0] == "store,sequence,sent_at,acknowledged_at,endpoint,answer"
     numbers = [int(line.split(",")[1]) for line in ledger[1:]]
     held = drilled.query(
-        "south-3", f"select sequence from muster_canary where sequence between {min(numbers)} and {max(numbers)}"
+        "south-3",
+        f"select sequence from muster_canary where sequence between {min(numbers)} and {max(numbers)}",
     )
     done = subprocess.run(
         [sys.executable, "tests/recompute.py", str(folder), "--surviving", "-"],

@@ -28,7 +28,10 @@ def declared_standby(lab: Lab, region: str) -> bool:
     """Whether etcd says that the region is a standby: the one fact that changes at each step."""
     endpoint = f"--endpoints https://{region}-3:2379"
     tls = "--cacert /etc/etcd/tls/ca.crt --cert /etc/etcd/tls/member.crt --key /etc/etcd/tls/member.key"
-    text = lab.sh(f"{region}-3", f"ETCDCTL_API=3 etcdctl {endpoint} {tls} get --print-value-only /service/muster-{region}/config")
+    text = lab.sh(
+        f"{region}-3",
+        f"ETCDCTL_API=3 etcdctl {endpoint} {tls} get --print-value-only /service/muster-{region}/config",
+    )
     return '"standby_cluster"' in text
 
 
@@ -61,7 +64,9 @@ def test_a_killed_switchover_is_ended_by_the_same_command(healthy: Lab, phase: s
 def locks(lab: Lab, region: str) -> str:
     endpoint = f"--endpoints https://{region}-3:2379"
     tls = "--cacert /etc/etcd/tls/ca.crt --cert /etc/etcd/tls/member.crt --key /etc/etcd/tls/member.key"
-    found = lab.sh(f"{region}-3", f"ETCDCTL_API=3 etcdctl {endpoint} {tls} get --prefix --keys-only /muster/locks/")
+    found = lab.sh(
+        f"{region}-3", f"ETCDCTL_API=3 etcdctl {endpoint} {tls} get --prefix --keys-only /muster/locks/"
+    )
     return "muster-dr" if "/muster/locks/dr" in found else ""
 
 

@@ -37,15 +37,18 @@ def test_a_point_between_two_writes(healthy: Lab, restore_host: str) -> None:
     socket = "/var/tmp/restored-socket"
     lab.sh(
         restore_host,
-        f"install -d -o postgres -m 700 {socket} && su postgres -c \"{binaries}/pg_ctl -D {DIRECTORY} -w -t 60 -s "
+        f'install -d -o postgres -m 700 {socket} && su postgres -c "{binaries}/pg_ctl -D {DIRECTORY} -w -t 60 -s '
         f"-o '-c listen_addresses= -c port=5999 -c archive_mode=off -c unix_socket_directories={socket}' "
-        f"-l /var/tmp/restored.log start\"",
+        f'-l /var/tmp/restored.log start"',
     )
     try:
         held = lab.sh(
-            restore_host, f"su postgres -c \"psql -h {socket} -p 5999 -Atc 'select name from marks' application\""
+            restore_host,
+            f"su postgres -c \"psql -h {socket} -p 5999 -Atc 'select name from marks' application\"",
         )
     finally:
-        lab.sh(restore_host, f"su postgres -c '{binaries}/pg_ctl -D {DIRECTORY} -m immediate stop'", check=False)
+        lab.sh(
+            restore_host, f"su postgres -c '{binaries}/pg_ctl -D {DIRECTORY} -m immediate stop'", check=False
+        )
         lab.sh(restore_host, f"rm -rf {DIRECTORY} {socket} /var/tmp/restored.log")
     assert held.split() == ["first"]

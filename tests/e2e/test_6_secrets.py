@@ -40,7 +40,12 @@ def test_no_secret_in_what_the_controller_keeps(lab: Lab) -> None:
     found = []
     for place in (lab.directory / "drills", CHECKOUT / ".ansible", CHECKOUT / ".cache"):
         for path in place.rglob("*") if place.exists() else []:
-            if not path.is_file() or path.is_symlink() or path.stat().st_size > 20_000_000 or lab.directory in path.parents:
+            if (
+                not path.is_file()
+                or path.is_symlink()
+                or path.stat().st_size > 20_000_000
+                or lab.directory in path.parents
+            ):
                 continue
             if "collections" in path.parts or any(part.startswith("venv") for part in path.parts):
                 continue
