@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,7 @@ class Window:
     @property
     def outage(self) -> float:
         moments = [datetime.fromisoformat(row[3]) for row in self.acked]
-        return max(((b - a).total_seconds() for a, b in zip(moments, moments[1:], strict=False)), default=0.0)
+        return max(((b - a).total_seconds() for a, b in pairwise(moments)), default=0.0)
 
 
 class Lab:
