@@ -37,7 +37,7 @@ class BackupError(Exception):
 def run(arguments: argparse.Namespace, *command: str) -> str:
     """Run etcdctl against this host's member."""
     environment = {
-        "PATH": "/usr/local/bin:/usr/bin:/bin",
+        "PATH": os.environ.get("PATH", "/usr/local/bin:/usr/bin:/bin"),
         "ETCDCTL_API": "3",
         "ETCDCTL_ENDPOINTS": arguments.endpoint,
         "ETCDCTL_CACERT": arguments.ca_certificate,
@@ -53,7 +53,8 @@ def run(arguments: argparse.Namespace, *command: str) -> str:
         raise BackupError(f"{shown}: {error}") from error
     if result.returncode:
         lines = (result.stderr.strip() or result.stdout.strip()).splitlines()
-        raise BackupError(f"{shown}: {lines[-1] if lines else f'exit status {result.returncode}'}")
+        reason = lines[-1] if lines else f"exit status {result.returncode}"
+        raise BackupError(f"{shown} of {arguments.endpoint}: {reason}")
     return result.stdout
 
 

@@ -1,0 +1,929 @@
+# Copyright: the Muster authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""The etcd client and modules against a gateway of our own that speaks mutual TLS."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import ssl
+import threading
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from ansible.module_utils.testing import patch_module_args
+from ansible_collections.muster.platform.plugins.module_utils import _etcd_cluster
+from ansible_collections.muster.platform.plugins.module_utils._errors import MusterError
+from ansible_collections.muster.platform.plugins.module_utils._etcd import EtcdClient, EtcdError, Status
+from ansible_collections.muster.platform.plugins.module_utils._etcd_cluster import (
+    Declared,
+    Local,
+    Seen,
+    Survey,
+    parse_environment,
+    plan,
+    restart_reasons,
+)
+from ansible_collections.muster.platform.plugins.modules import etcd_info, etcd_member
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+NAMES = ("north-1", "north-2", "north-3")
+
+
+# --- certificates -------------------------------------------------------------------
+
+
+def _write_key(path: Path, key: ec.EllipticCurvePrivateKey) -> None:
+    path.write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+    )
+
+
+@pytest.fixture(scope="module")
+def pki(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A CA and one certificate for localhost, good at both ends of a connection."""
+    directory = tmp_path_factory.mktemp("pki")
+    now = datetime.now(UTC)
+    ca_key, key = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
+    ca_name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "ca")])
+
+    def certificate(subject: x509.Name, public_key: Any, *extensions: Any) -> bytes:
+        builder = (
+            x509.CertificateBuilder().subject_name(subject).issuer_name(ca_name).public_key(public_key)
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - timedelta(hours=1)).not_valid_after(now + timedelta(days=1))
+            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(ca_key.public_key()), False)
+        )  # fmt: skip
+        for extension, critical in extensions:
+            builder = builder.add_extension(extension, critical)
+        return builder.sign(ca_key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+
+    usage = dict.fromkeys(
+        ("digital_signature", "content_commitment", "key_encipherment", "data_encipherment", "key_agreement",
+         "crl_sign", "encipher_only", "decipher_only"), False)  # fmt: skip
+    (directory / "ca.crt").write_bytes(
+        certificate(
+            ca_name,
+            ca_key.public_key(),
+            (x509.BasicConstraints(True, None), True),
+            (x509.KeyUsage(key_cert_sign=True, **usage), True),
+            (x509.SubjectKeyIdentifier.from_public_key(ca_key.public_key()), False),
+        )
+    )
+    (directory / "member.crt").write_bytes(
+        certificate(
+            x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "member")]),
+            key.public_key(),
+            (x509.SubjectAlternativeName([x509.DNSName("localhost")]), False),
+            (
+                x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]),
+                False,
+            ),
+        )
+    )
+    _write_key(directory / "member.key", key)
+    return directory
+
+
+# --- a cluster ----------------------------------------------------------------------
+
+
+class Server(ThreadingHTTPServer):
+    def handle_error(self, *_arguments: Any) -> None:
+        """Refused certificates are what some tests want."""
+
+
+class Endpoint:
+    """One member's listener, which can be told to fail in several ways."""
+
+    def __init__(self, cluster: Cluster, name: str) -> None:
+        self.cluster = cluster
+        self.name = name
+        self.up = True
+        self.healthy = True
+        self.cluster_id = 77
+        self.server = Server(("127.0.0.1", 0), _handler(self))
+        self.server.daemon_threads = True
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(cluster.pki / "member.crt", cluster.pki / "member.key")
+        context.load_verify_locations(cluster.pki / "ca.crt")
+        context.verify_mode = ssl.CERT_REQUIRED
+        self.server.socket = context.wrap_socket(
+            self.server.socket, server_side=True, do_handshake_on_connect=False
+        )
+        threading.Thread(target=self.server.serve_forever, args=(0.01,), daemon=True).start()
+
+    @property
+    def url(self) -> str:
+        return f"https://localhost:{self.server.server_address[1]}"
+
+
+def _handler(endpoint: Endpoint) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def log_message(self, *_arguments: Any) -> None:
+            pass
+
+        def answer(self, code: int, payload: dict[str, Any]) -> None:
+            raw = json.dumps(payload).encode()
+            self.send_response(code)
+            self.send_header("Content-Length", str(len(raw)))
+            self.end_headers()
+            self.wfile.write(raw)
+
+        def hang_up(self) -> bool:
+            if endpoint.up:
+                return False
+            self.close_connection = True
+            return True
+
+        def do_GET(self) -> None:
+            if self.hang_up():
+                return
+            good = endpoint.healthy and endpoint.cluster.leader() is not None
+            self.answer(
+                200 if good else 503, {"health": str(good).lower(), "reason": "" if good else "NO LEADER"}
+            )
+
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            if self.hang_up():
+                return
+            code, payload = endpoint.cluster.serve(endpoint, self.path, body)
+            if payload is None:
+                self.close_connection = True
+                return
+            self.answer(code, payload)
+
+    return Handler
+
+
+def _problem(code: int, grpc: int, message: str) -> tuple[int, dict[str, Any]]:
+    return code, {"error": message, "code": grpc, "message": message}
+
+
+class Cluster:
+    """A store, leases and a member list behind three endpoints; as much of etcd as the client uses."""
+
+    def __init__(self, pki: Path) -> None:
+        self.pki = pki
+        self.revision = 1
+        self.keys: dict[str, dict[str, Any]] = {}
+        self.leases: dict[int, float] = {}
+        self.ttl: dict[int, int] = {}
+        self.mutex = threading.RLock()
+        self.requests: list[str] = []
+        # Requests whose work is done and whose answer is lost.
+        self.swallow: list[str] = []
+        self.refuse_members = 0
+        self.endpoints = {name: Endpoint(self, name) for name in NAMES}
+        self.members: dict[int, dict[str, Any]] = {}
+        for number, name in enumerate(NAMES, start=1):
+            self.members[number] = {
+                "ID": str(number),
+                "name": name,
+                "peerURLs": [f"https://{name}:2380"],
+                "clientURLs": [self.endpoints[name].url],
+            }
+
+    def member_id(self, name: str) -> int:
+        return next((number for number, member in self.members.items() if member["name"] == name), 0)
+
+    def leader(self) -> int | None:
+        up = [n for n, m in self.members.items() if m["name"] in self.endpoints and self.alive(m["name"])]
+        voters = [n for n, m in self.members.items() if not m.get("isLearner")]
+        return min(up) if len(set(up) & set(voters)) > len(voters) // 2 else None
+
+    def alive(self, name: str) -> bool:
+        endpoint = self.endpoints.get(name)
+        return endpoint is not None and endpoint.up
+
+    def urls(self) -> list[str]:
+        return [endpoint.url for endpoint in self.endpoints.values()]
+
+    def declared(self) -> dict[str, dict[str, str]]:
+        return {
+            name: {"client_url": endpoint.url, "peer_url": f"https://{name}:2380"}
+            for name, endpoint in self.endpoints.items()
+        }
+
+    def client(self, **more: Any) -> EtcdClient:
+        files = (str(self.pki / name) for name in ("ca.crt", "member.crt", "member.key"))
+        ca, certificate, key = files
+        return EtcdClient(self.urls(), ca, certificate, key, **{"timeout": 2.0, **more})
+
+    def close(self) -> None:
+        for endpoint in self.endpoints.values():
+            endpoint.server.shutdown()
+            endpoint.server.server_close()
+
+    # --- requests
+
+    def serve(self, endpoint: Endpoint, path: str, body: dict[str, Any]) -> tuple[int, dict[str, Any] | None]:
+        with self.mutex:
+            self.requests.append(f"{endpoint.name} {path}")
+            if path == "/v3/maintenance/status":
+                return 200, self.status(endpoint)
+            if self.leader() is None and body.get("linearizable") is not False:
+                return _problem(503, 14, "etcdserver: no leader")
+            self.expire()
+            code, payload = getattr(self, path.removeprefix("/v3/").replace("/", "_"))(body)
+            if path in self.swallow:
+                self.swallow.remove(path)
+                return 0, None
+            payload.setdefault("header", {"revision": str(self.revision)})
+            return code, payload
+
+    def status(self, endpoint: Endpoint) -> dict[str, Any]:
+        number = self.member_id(endpoint.name)
+        return {
+            "header": {
+                "cluster_id": str(endpoint.cluster_id),
+                "member_id": str(number or 99),
+                "revision": str(self.revision),
+            },
+            "version": "3.5.16",
+            "dbSize": "900",
+            "leader": str(self.leader() or 0),
+            "raftIndex": "40",
+            "raftAppliedIndex": "40",
+            "raftTerm": "2",
+            **({"isLearner": True} if self.members.get(number, {}).get("isLearner") else {}),
+        }
+
+    def expire(self) -> None:
+        for lease in [lease for lease, until in self.leases.items() if until < time.monotonic()]:
+            self.drop(lease)
+
+    def drop(self, lease: int) -> None:
+        del self.leases[lease]
+        for key in [key for key, pair in self.keys.items() if pair.get("lease") == str(lease)]:
+            del self.keys[key]
+
+    def selected(self, body: dict[str, Any]) -> list[str]:
+        start = base64.b64decode(body["key"])
+        if "range_end" not in body:
+            return [key for key in self.keys if key.encode() == start]
+        end = base64.b64decode(body["range_end"])
+        return sorted(k for k in self.keys if start <= k.encode() and (end == b"\0" or k.encode() < end))
+
+    def kv_range(self, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        found = [self.keys[key] for key in self.selected(body)]
+        return 200, {"count": str(len(found)), **({} if body.get("count_only") else {"kvs": found})}
+
+    def kv_put(self, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        if "lease" in body and int(body["lease"]) not in self.leases:
+            return _problem(404, 5, "etcdserver: requested lease not found")
+        self.revision += 1
+        key = base64.b64decode(body["key"]).decode()
+        created = self.keys.get(key, {}).get("create_revision", str(self.revision))
+        self.keys[key] = {**body, "mod_revision": str(self.revision), "create_revision": created}
+        return 200, {}
+
+    def kv_txn(self, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        compare = body["compare"][0]
+        key = base64.b64decode(compare["key"]).decode()
+        if self.keys.get(key, {}).get("mod_revision", "0") == compare["mod_revision"]:
+            code, payload = self.kv_put(body["success"][0]["request_put"])
+            return code, payload if code != 200 else {"succeeded": True, "responses": [{}]}
+        found = self.kv_range(body["failure"][0]["request_range"])[1]
+        return 200, {"responses": [{"response_range": found}]}
+
+    def kv_deleterange(self, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        found = self.selected(body)
+        for key in found:
+            del self.keys[key]
+        return 200, {"deleted": str(len(found))}
+
+    def lease_grant(self, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        lease = 4711 + len(self.ttl)
+        self.ttl[lease] = int(body["TTL"])
+        self.leases[lease] = time.monotonic() + self.ttl[lease]
+        return 200, {"ID": str(lease), "TTL": body["TTL"]}
+
+    def lease_keepalive(self, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        lease = int(body["ID"])
+        if lease not in self.leases:
+            return 200, {"result": {"ID": body["ID"]}}
+        self.leases[lease] = time.monotonic() + self.ttl[lease]
+        return 200, {"result": {"ID": body["ID"], "TTL": str(self.ttl[lease])}}
+
+    def lease_revoke(self, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        if int(body["ID"]) not in self.leases:
+            return _problem(404, 5, "etcdserver: requested lease not found")
+        self.drop(int(body["ID"]))
+        return 200, {}
+
+    def cluster_member_list(self, _body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        return 200, {"members": list(self.members.values())}
+
+    def cluster_member_add(self, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        if self.refuse_members:
+            self.refuse_members -= 1
+            return _problem(503, 14, "etcdserver: unhealthy cluster")
+        number = max(self.members) + 100
+        self.members[number] = {
+            "ID": str(number),
+            "name": "",
+            "peerURLs": body["peerURLs"],
+            "isLearner": True,
+        }
+        return 200, {"member": self.members[number]}
+
+    def cluster_member_remove(self, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        if int(body["ID"]) not in self.members:
+            return _problem(404, 5, "etcdserver: member not found")
+        del self.members[int(body["ID"])]
+        return 200, {}
+
+    def cluster_member_promote(self, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        if not self.members[int(body["ID"])]["name"]:
+            return _problem(
+                400, 9, "etcdserver: can only promote a learner member which is in sync with leader"
+            )
+        self.members[int(body["ID"])].pop("isLearner", None)
+        return 200, {}
+
+    def maintenance_alarm(self, _body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        return 200, {}
+
+
+@pytest.fixture
+def cluster(pki: Path) -> Iterator[Cluster]:
+    made = Cluster(pki)
+    yield made
+    made.close()
+
+
+# --- the client -----------------------------------------------------------------------
+
+
+def test_a_key_is_written_read_and_deleted(cluster: Cluster) -> None:
+    client = cluster.client()
+    assert client.get("/a") is None
+    revision = client.put("/a", "grüße")
+    pair = client.get("/a")
+    assert pair is not None
+    assert (pair.key, pair.value, pair.mod_revision, pair.lease) == ("/a", "grüße", revision, None)
+    client.put("/a/b", "2")
+    client.put("/b", "3")
+    assert sorted(client.get_prefix("/a")) == ["/a", "/a/b"]
+    assert client.count() == 3
+    assert client.count("/a") == 2
+    assert client.delete("/b") is True
+    assert client.delete("/b") is False
+    assert client.delete_prefix("/a") == 2
+    assert client.get_prefix("") == {}
+
+
+def test_deleting_everything_needs_a_prefix(cluster: Cluster) -> None:
+    with pytest.raises(MusterError, match="refusing to delete every key"):
+        cluster.client().delete_prefix("")
+
+
+def test_put_if_writes_only_over_the_expected_revision(cluster: Cluster) -> None:
+    client = cluster.client()
+    assert client.put_if("/a", "1", 0) is True
+    assert client.put_if("/a", "2", 0) is False
+    found = client.get("/a")
+    assert found is not None
+    assert client.put_if("/a", "2", found.mod_revision) is True
+    assert client.put_if("/a", "3", found.mod_revision) is False
+
+
+def test_put_if_knows_its_own_write_when_the_answer_was_lost(cluster: Cluster) -> None:
+    cluster.swallow = ["/v3/kv/txn"]
+    assert cluster.client().put_if("/a", "mine", 0) is True
+    assert cluster.keys["/a"]["mod_revision"] == "2"
+    cluster.swallow = ["/v3/kv/txn"]
+    assert cluster.client().put_if("/a", "other", 0) is False
+
+
+def test_the_next_endpoint_is_asked_when_one_is_down(cluster: Cluster) -> None:
+    client = cluster.client()
+    client.put("/a", "1")
+    cluster.endpoints["north-1"].up = False
+    assert client.get("/a") is not None
+    cluster.requests.clear()
+    client.get("/a")
+    assert cluster.requests == ["north-2 /v3/kv/range"], "the endpoint that worked is asked first"
+
+
+def test_the_error_names_every_endpoint_and_its_cause(cluster: Cluster) -> None:
+    client = cluster.client()
+    for name in NAMES:
+        cluster.endpoints[name].up = False
+    with pytest.raises(EtcdError) as caught:
+        client.get("/a")
+    for url in cluster.urls():
+        assert f"etcd at {url}: " in str(caught.value)
+
+
+def test_no_quorum_is_told_in_etcds_words(cluster: Cluster) -> None:
+    for name in NAMES[1:]:
+        cluster.endpoints[name].up = False
+    with pytest.raises(EtcdError, match="etcdserver: no leader"):
+        cluster.client().put("/a", "1")
+    assert cluster.client().members(linearizable=False)[0].name == "north-1"
+
+
+def test_plain_http_is_refused(pki: Path) -> None:
+    with pytest.raises(MusterError, match="http://north-1:2379 is not an https:// address"):
+        EtcdClient(["http://north-1:2379"], "ca", "certificate", "key")
+
+
+def test_missing_tls_files_are_named(cluster: Cluster) -> None:
+    with pytest.raises(MusterError, match=r"cannot use the TLS files /nowhere/ca\.crt"):
+        EtcdClient(cluster.urls(), "/nowhere/ca.crt", "certificate", "key")
+
+
+def test_a_server_with_another_name_is_refused(cluster: Cluster) -> None:
+    with pytest.raises(EtcdError, match=r"certificate verify failed.*not valid for 'north-1'"):
+        cluster.client(server_name="north-1").get("/a")
+
+
+def test_the_server_name_may_differ_from_the_address(cluster: Cluster) -> None:
+    port = cluster.urls()[0].rsplit(":", 1)[1]
+    files = (str(cluster.pki / name) for name in ("ca.crt", "member.crt", "member.key"))
+    ca, certificate, key = files
+    client = EtcdClient([f"https://127.0.0.1:{port}"], ca, certificate, key, server_name="localhost")
+    assert client.get("/a") is None
+
+
+def test_a_lease_lives_is_renewed_and_ends(cluster: Cluster) -> None:
+    client = cluster.client()
+    lease = client.lease_grant(5)
+    client.put("/a", "1", lease=lease)
+    assert client.lease_keepalive(lease) == 5
+    client.lease_revoke(lease)
+    assert client.get("/a") is None
+    client.lease_revoke(lease)
+    with pytest.raises(EtcdError, match="has expired"):
+        client.lease_keepalive(lease)
+    with pytest.raises(EtcdError, match="requested lease not found"):
+        client.put("/a", "1", lease=lease)
+
+
+def test_status_and_health_of_each_endpoint(cluster: Cluster) -> None:
+    cluster.endpoints["north-2"].healthy = False
+    cluster.endpoints["north-3"].up = False
+    client = cluster.client()
+    first, second, third = client.status()
+    assert (first.is_leader, first.version, first.raft_applied_index) == (True, "3.5.16", 40)
+    assert not second.is_leader
+    assert third.error is not None
+    assert third.error.startswith(f"etcd at {third.endpoint}: ")
+    assert client.health(first.endpoint) is None
+    assert client.health(second.endpoint) == f"etcd at {second.endpoint}: NO LEADER"
+
+
+# --- the lock ---------------------------------------------------------------------------
+
+
+def test_a_lock_keeps_others_out_and_is_released(cluster: Cluster) -> None:
+    with cluster.client().lock("switch", "run 1", ttl=10) as lock:
+        value = json.loads(base64.b64decode(cluster.keys["/muster/locks/switch"]["value"]))
+        assert value["holder"] == "run 1"
+        with (
+            pytest.raises(MusterError, match=r"the lock switch is held by run 1 since 20.*Z; waited 0 s"),
+            cluster.client().lock("switch", "run 2", wait=0),
+        ):
+            pytest.fail("two holders")
+        lock.assert_held()
+    assert cluster.keys == {}
+    assert cluster.leases == {}
+    with cluster.client().lock("switch", "run 2", wait=0):
+        pass
+
+
+def test_a_lock_is_taken_as_soon_as_its_dead_holder_has_lost_it(cluster: Cluster) -> None:
+    client = cluster.client()
+    client.put("/muster/locks/switch", json.dumps({"holder": "dead"}), lease=client.lease_grant(1))
+    with cluster.client().lock("switch", "next", wait=5) as lock:
+        assert lock.still_held()
+
+
+def test_a_lock_outlives_its_ttl_while_it_is_held(cluster: Cluster) -> None:
+    with cluster.client().lock("switch", "run", ttl=2) as lock:
+        time.sleep(2.4)
+        lock.assert_held()
+        assert "/muster/locks/switch" in cluster.keys
+
+
+def test_a_lost_lock_is_noticed(cluster: Cluster) -> None:
+    with cluster.client().lock("switch", "run", ttl=2) as lock:
+        with cluster.mutex:
+            for lease in list(cluster.leases):
+                cluster.drop(lease)
+        deadline = time.monotonic() + 5
+        while lock.still_held() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        with pytest.raises(MusterError, match=r"the lock switch of run was lost: .*has expired"):
+            lock.assert_held()
+
+
+def test_a_lock_that_cannot_be_renewed_is_not_held(cluster: Cluster) -> None:
+    with cluster.client(timeout=0.3).lock("switch", "run", ttl=1) as lock:
+        for name in NAMES:
+            cluster.endpoints[name].up = False
+        time.sleep(1.2)
+        with pytest.raises(MusterError, match="etcd has not renewed it for 1 s"):
+            lock.assert_held()
+
+
+# --- the plan ---------------------------------------------------------------------------
+
+ME = Declared("north-1", "https://north-1:2379", "https://north-1:2380")
+RUNNING = Local(data=True, pending=None, active="active")
+STOPPED = Local(data=True, pending=None, active="inactive")
+EMPTY = Local(data=False, pending=None, active="inactive")
+
+
+def _seen(name: str, error: str | None = None, is_learner: bool = False, started: bool = True) -> Seen:
+    url = f"https://{name}:2380"
+    return Seen(name[-1], name if started else "", url, "", is_learner, Status(url), error)
+
+
+def _survey(*members: Seen) -> Survey:
+    return Survey(members=members)
+
+
+HEALTHY = _survey(_seen("north-1"), _seen("north-2"), _seen("north-3"))
+WITHOUT_ME = _survey(_seen("north-2"), _seen("north-3"))
+ME_DOWN = _survey(_seen("north-1", error="down"), _seen("north-2"), _seen("north-3"))
+NO_QUORUM = _survey(_seen("north-1", error="down"), _seen("north-2", error="down"), _seen("north-3"))
+
+
+@pytest.mark.parametrize(
+    ("local", "seen", "step"),
+    [
+        (RUNNING, HEALTHY, "none"),
+        (EMPTY, Survey(), "bootstrap"),
+        (Local(True, "new", "activating"), Survey(), "bootstrap"),
+        (STOPPED, Survey(), "start"),
+        (STOPPED, ME_DOWN, "start"),
+        (RUNNING, ME_DOWN, "start"),
+        (STOPPED, NO_QUORUM, "start"),
+        (EMPTY, NO_QUORUM, "bootstrap"),
+        (EMPTY, WITHOUT_ME, "join"),
+        (STOPPED, WITHOUT_ME, "join"),
+        (EMPTY, ME_DOWN, "replace"),
+        (EMPTY, _survey(_seen("north-1", "new", True, False), *WITHOUT_ME.members), "join"),
+        (RUNNING, _survey(_seen("north-1", None, True), *WITHOUT_ME.members), "promote"),
+        (Local(True, None, "active", ("x",)), HEALTHY, "restart"),
+        (Local(True, "existing", "active"), HEALTHY, "start"),
+        (RUNNING, Survey(HEALTHY.members, clusters={"a": ("u",), "b": ("v",)}), "refuse"),
+    ],
+)
+def test_plan(local: Local, seen: Survey, step: str) -> None:
+    assert plan(ME, local, seen) == step
+
+
+def test_quorum_counts_the_voters_only() -> None:
+    seen = _survey(_seen("north-1"), _seen("north-2"), _seen("north-3", "down"), _seen("north-4", None, True))
+    assert seen.has_quorum()
+    assert not seen.has_quorum(without="1")
+    assert not Survey().has_quorum()
+
+
+def test_restart_reasons_compare_the_process_with_its_file(tmp_path: Path) -> None:
+    wanted = parse_environment('# comment\nETCD_A="1"\nETCD_NEW=x\n\nOTHER="2"\n')
+    running = {"ETCD_A": "2", "ETCD_INITIAL_CLUSTER": "anything", "HOME": "/"}
+    assert restart_reasons(running, wanted, "", [], "/usr/bin/etcd (deleted)") == [
+        "ETCD_A is 2 in the running process and 1 in its file",
+        "ETCD_NEW is not set in the running process and x in its file",
+        "the program was replaced by another version",
+    ]
+    watched = tmp_path / "ca.crt"
+    watched.write_text("")
+    os.utime(watched, (1_000_000_000, 1_000_000_000.5))
+    for started, expected in (
+        ("Sun 2001-09-09 01:46:40.400000 UTC", [f"{watched} is newer than the running process"]),
+        ("Sun 2001-09-09 01:46:40.600000 UTC", []),
+    ):
+        assert restart_reasons({}, {}, started, [str(watched), "/nowhere"], "") == expected
+
+
+# --- the modules ------------------------------------------------------------------------
+
+
+class Host:
+    """The host that a module runs on: its files, and a systemd of our own."""
+
+    def __init__(self, cluster: Cluster, directory: Path, name: str) -> None:
+        self.cluster = cluster
+        self.name = name
+        self.data = directory / "data"
+        self.environment = directory / "etcd.env"
+        self.environment.write_text("")
+        self.calls: list[str] = []
+        self.pid = 100
+        self.broken = False
+        self.make_data()
+
+    def make_data(self) -> None:
+        (self.data / "member" / "wal").mkdir(parents=True, exist_ok=True)
+
+    def systemctl(self, *arguments: str) -> str:
+        if arguments[0] == "show":
+            active = "active" if self.pid else "inactive"
+            # A process of our own number would be read from /proc: there is none.
+            return f"ActiveState={active}\nMainPID={self.pid}\nExecMainStartTimestamp=\n"
+        self.calls.append(" ".join(argument for argument in arguments if argument != "--no-block"))
+        if "stop" in arguments:
+            self.pid = 0
+            self.cluster.endpoints[self.name].up = False
+        else:
+            self.pid += 1000 if self.pid else 101
+            self.start()
+        return ""
+
+    def start(self) -> None:
+        if self.broken:
+            return
+        self.make_data()
+        endpoint = self.cluster.endpoints[self.name]
+        endpoint.up = True
+        for member in self.cluster.members.values():
+            if not member["name"] and member["peerURLs"] == [f"https://{self.name}:2380"]:
+                member |= {"name": self.name, "clientURLs": [endpoint.url]}
+
+    @property
+    def initial(self) -> Path:
+        return Path(f"{self.data}.initial")
+
+    def arguments(self, **more: Any) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "members": self.cluster.declared(),
+            "data_directory": str(self.data),
+            "environment_file": str(self.environment),
+            "ca_certificate": str(self.cluster.pki / "ca.crt"),
+            "certificate": str(self.cluster.pki / "member.crt"),
+            "private_key": str(self.cluster.pki / "member.key"),
+            **more,
+        }
+
+    def lose_disk(self) -> None:
+        self.systemctl("stop", "etcd.service")
+        self.calls.clear()
+        (self.data / "member" / "wal").rmdir()
+        (self.data / "member").rmdir()
+
+
+@pytest.fixture
+def host(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
+    made = Host(cluster, tmp_path, "north-1")
+    for module in (_etcd_cluster, etcd_member):
+        monkeypatch.setattr(module, "systemctl", made.systemctl)
+    monkeypatch.setattr(_etcd_cluster, "_process_environment", lambda _pid: {})
+    return made
+
+
+Run = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    def call(module: ModuleType, arguments: dict[str, Any], check: bool = False) -> dict[str, Any]:
+        with patch_module_args({**arguments, "_ansible_check_mode": check}), pytest.raises(SystemExit):
+            module.main()
+        answer: dict[str, Any] = json.loads(capsys.readouterr().out)
+        return answer
+
+    return call
+
+
+def test_info_of_a_healthy_member(host: Host, run: Run, tmp_path: Path) -> None:
+    moment = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+    (tmp_path / "1.snapshot").write_text("")
+    (tmp_path / "1.snapshot.json").write_text(json.dumps({"taken_at": moment}))
+    (tmp_path / "2.snapshot.json").write_text(json.dumps({"taken_at": "2999-01-01T00:00:00Z"}))
+    answer = run(etcd_info, host.arguments(region="north", backup_directory=str(tmp_path)))
+    assert answer["plan"] == "none"
+    assert answer["leader"] == "north-1"
+    assert answer["quorum"] is True
+    assert answer["recovery_status"] == {
+        "store": "etcd",
+        "region": "north",
+        "role": "primary",
+        "healthy": True,
+        "reasons": [],
+        "position": "1",
+        "timeline": None,
+        "lag_bytes": None,
+        "lag_seconds": None,
+        "last_backup_at": moment,
+        "last_restore_proof_at": None,
+        "versions": {"etcd": "3.5.16"},
+    }
+
+
+def test_info_tells_what_is_wrong(
+    host: Host, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    warnings: list[str] = []
+    monkeypatch.setattr(etcd_info.AnsibleModule, "warn", lambda _self, text: warnings.append(text))
+    host.cluster.endpoints["north-3"].up = False
+    del host.cluster.members[2]
+    host.cluster.members[9] = {"ID": "9", "name": "old", "peerURLs": ["https://old:2380"], "isLearner": True}
+    arguments = host.arguments(backup_directory=str(tmp_path), quota_bytes=1000, warn_unlisted=True)
+    answer = run(etcd_info, arguments)
+    reasons = " | ".join(answer["recovery_status"]["reasons"])
+    assert "the cluster has no quorum" in reasons
+    assert "the member old has not started" in reasons
+    assert "north-2 is listed and not a member" in reasons
+    assert "old is a member and not listed" in reasons
+    assert "the database has 90% of its quota" in reasons
+    assert "there is no backup yet" in reasons
+    assert answer["recovery_status"]["role"] == "unknown"
+    assert answer["unlisted"] == ["old"]
+    assert warnings == ["members of the cluster that the inventory does not list: old"]
+
+
+def test_info_on_a_host_without_certificates(host: Host, run: Run, tmp_path: Path) -> None:
+    host.lose_disk()
+    answer = run(etcd_info, host.arguments(private_key=str(tmp_path / "none")), check=True)
+    assert (answer["plan"], answer["fresh"]) == ("bootstrap", True)
+    assert answer["recovery_status"]["role"] == "stopped"
+    assert answer["recovery_status"]["versions"] == {"etcd": None}
+
+
+def test_info_refuses_a_name_that_is_not_listed(host: Host, run: Run) -> None:
+    answer = run(etcd_info, host.arguments(name="other"))
+    assert answer["msg"] == "other is not among the members: north-1, north-2, north-3"
+
+
+def test_a_healthy_member_is_left_alone(host: Host, run: Run) -> None:
+    assert run(etcd_member, host.arguments())["changed"] is False
+    assert host.calls == []
+
+
+def test_a_changed_setting_restarts_the_member(host: Host, run: Run) -> None:
+    host.environment.write_text('ETCD_HEARTBEAT_INTERVAL="200"\n')
+    announced = run(etcd_member, host.arguments(), check=True)
+    assert announced["steps"] == ["restart etcd"]
+    assert host.calls == []
+    # The process of our systemd has no environment: after the restart it would be read anew.
+    answer = run(etcd_member, host.arguments())
+    assert answer["steps"] == ["restart etcd", "north-1 is healthy"]
+    assert host.calls == ["restart etcd.service"]
+
+
+def test_no_restart_while_another_member_is_down(host: Host, run: Run) -> None:
+    host.cluster.endpoints["north-3"].up = False
+    answer = run(etcd_member, host.arguments(restart=True))
+    assert answer["msg"].startswith(
+        "north-1 is not restarted while another member is not healthy: etcd at https://"
+    )
+    assert host.calls == []
+
+
+def test_a_small_cluster_is_restarted_only_when_allowed(host: Host, run: Run) -> None:
+    del host.cluster.members[3]
+    answer = run(etcd_member, host.arguments(restart=True))
+    assert answer["msg"] == "north-1 is not restarted: without it the other voting members (1) have no quorum"
+    assert run(etcd_member, host.arguments(restart=True, allow_small_cluster=True))["changed"] is True
+
+
+def test_an_ill_member_may_be_restarted_whatever_the_others_do(host: Host, run: Run) -> None:
+    host.cluster.endpoints["north-1"].up = False
+    host.environment.write_text('ETCD_HEARTBEAT_INTERVAL="200"\n')
+    assert run(etcd_member, host.arguments())["steps"] == ["restart etcd", "north-1 is healthy"]
+
+
+def test_a_restart_that_does_not_become_healthy_says_why(host: Host, run: Run) -> None:
+    def start_and_stay_down() -> None:
+        host.cluster.endpoints["north-1"].up = False
+
+    host.start = start_and_stay_down  # type: ignore[method-assign]
+    answer = run(etcd_member, host.arguments(restart=True, timeout=1))
+    assert answer["msg"].startswith(
+        "waited 1 s for etcd on north-1 to be healthy: etcd at https://localhost:"
+    )
+
+
+def test_a_stopped_member_is_started(host: Host, run: Run) -> None:
+    host.systemctl("stop")
+    host.calls.clear()
+    assert run(etcd_member, host.arguments())["steps"] == ["start etcd", "north-1 is healthy"]
+
+
+def test_a_member_whose_data_is_gone_is_replaced(host: Host, run: Run) -> None:
+    host.lose_disk()
+    host.cluster.refuse_members = 4  # more than there are endpoints: the first try fails as a whole
+    announced = run(etcd_member, host.arguments(), check=True)
+    assert announced["steps"][:2] == ["remove north-1 from the cluster", "add north-1 as a learner"]
+    assert host.cluster.member_id("north-1") == 1
+    answer = run(etcd_member, host.arguments())
+    assert answer["steps"] == [
+        "remove north-1 from the cluster",
+        "add north-1 as a learner",
+        "prepare the first start (existing cluster)",
+        "start etcd",
+        "promote north-1",
+        "north-1 is healthy",
+    ]
+    assert host.cluster.member_id("north-1") > 100
+    assert not host.initial.exists()
+
+
+def test_no_replacement_without_the_others(host: Host, run: Run) -> None:
+    host.lose_disk()
+    host.cluster.endpoints["north-2"].up = False
+    answer = run(etcd_member, host.arguments())
+    assert answer["msg"].startswith("north-1 has no data, and its region has no working cluster")
+    assert host.cluster.member_id("north-1") == 1
+
+
+def test_data_that_the_cluster_does_not_know_is_moved_aside(host: Host, run: Run) -> None:
+    del host.cluster.members[1]
+    answer = run(etcd_member, host.arguments())
+    assert answer["steps"][:3] == [
+        "stop etcd",
+        f"move the unusable data to {answer['moved_data']}",
+        "add north-1 as a learner",
+    ]
+    assert (Path(answer["moved_data"]) / "member" / "wal").is_dir()
+
+
+def test_a_dead_unlisted_voter_must_be_confirmed_before_another_joins(host: Host, run: Run) -> None:
+    del host.cluster.members[1]
+    host.cluster.members[9] = {"ID": "9", "name": "old", "peerURLs": ["https://old:2380"]}
+    answer = run(etcd_member, host.arguments())
+    assert answer["msg"] == (
+        "north-1 is not added: old, which is not listed, does not answer, and its removal is not confirmed"
+    )
+    assert run(etcd_member, host.arguments(remove_unlisted=True))["steps"][0] == "remove old from the cluster"
+    assert 9 not in host.cluster.members
+
+
+def test_a_new_cluster_is_prepared_and_started(host: Host, run: Run) -> None:
+    host.lose_disk()
+    for name in NAMES:
+        host.cluster.endpoints[name].up = False
+    host.broken = True
+    arguments = host.arguments(state="started", bootstrap=True, token="muster-north")
+    assert run(etcd_member, arguments)["steps"] == ["prepare the first start (new cluster)", "start etcd"]
+    text = host.initial.read_text()
+    assert 'ETCD_INITIAL_CLUSTER_STATE="new"' in text
+    assert "north-1=https://north-1:2380,north-2=https://north-2:2380,north-3=" in text
+    assert 'ETCD_INITIAL_CLUSTER_TOKEN="muster-north"' in text
+    assert run(etcd_member, arguments)["changed"] is False, "it is being formed already"
+    for name in NAMES:
+        host.cluster.endpoints[name].up = True
+    host.make_data()
+    assert run(etcd_member, host.arguments())["steps"] == ["north-1 is healthy"]
+    assert not host.initial.exists()
+
+
+def test_no_new_cluster_beside_a_working_one_or_over_data(host: Host, run: Run) -> None:
+    arguments = host.arguments(state="started", bootstrap=True)
+    assert "its region has a working one" in run(etcd_member, arguments)["msg"]
+    for name in NAMES:
+        host.cluster.endpoints[name].up = False
+    assert "holds data of one" in run(etcd_member, arguments)["msg"]
+    assert not host.initial.exists()
+
+
+def test_members_of_two_clusters_are_refused(host: Host, run: Run) -> None:
+    host.cluster.endpoints["north-1"].cluster_id = 78
+    answer = run(etcd_member, host.arguments())
+    assert answer["msg"].startswith("the hosts are members of different clusters: ")
+
+
+def test_an_unlisted_member_is_removed(host: Host, run: Run) -> None:
+    host.cluster.members[9] = {"ID": "9", "name": "old", "peerURLs": ["https://old:2380"]}
+    arguments = host.arguments(state="absent", name="old")
+    assert run(etcd_member, arguments, check=True)["changed"] is True
+    assert 9 in host.cluster.members
+    assert run(etcd_member, arguments)["steps"] == ["remove old from the cluster"]
+    assert run(etcd_member, arguments)["changed"] is False
+
+
+def test_a_removal_never_leaves_the_cluster_without_a_quorum(host: Host, run: Run) -> None:
+    host.cluster.endpoints["north-3"].up = False
+    declared = {name: urls for name, urls in host.cluster.declared().items() if name != "north-2"}
+    answer = run(etcd_member, host.arguments(state="absent", name="north-2", members=declared))
+    assert answer["msg"] == (
+        "north-2 is not removed: of the 2 voting members left only 1 would be healthy, which is no quorum"
+    )
+    assert 2 in host.cluster.members
+
+
+def test_a_listed_member_is_not_removed(host: Host, run: Run) -> None:
+    answer = run(etcd_member, host.arguments(state="absent", name="north-2"))
+    assert answer["msg"] == "north-2 is listed as a member, so it is not removed"
