@@ -151,23 +151,25 @@ def reason_from(output: str) -> str:
     return re.sub(r"\s+", " ", "; ".join(dict.fromkeys(said)))[:1000] or "it said nothing"
 
 
+def identity(name: str) -> dict[str, Any]:
+    """The arguments with which subprocess runs a program as this user."""
+    try:
+        entry = pwd.getpwnam(name)
+    except KeyError:
+        raise MusterError(f"there is no user {name}: PostgreSQL's packages are not installed") from None
+    if os.geteuid() == entry.pw_uid:
+        return {}
+    if os.geteuid() != 0:
+        raise MusterError(f"only root and {name} can do this")
+    return {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": []}
+
+
 class PgBackRest:
     """The program on this host, run as the user who owns its files."""
 
     def __init__(self, stanza: str, user: str = "postgres") -> None:
         self.stanza = stanza
         self.user = user
-
-    def _identity(self) -> dict[str, Any]:
-        try:
-            entry = pwd.getpwnam(self.user)
-        except KeyError:
-            raise MusterError(f"there is no user {self.user}: pgBackRest is not installed") from None
-        if os.geteuid() == entry.pw_uid:
-            return {}
-        if os.geteuid() != 0:
-            raise MusterError(f"only root and {self.user} can run pgBackRest")
-        return {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": []}
 
     def run(self, *words: str, timeout: float) -> Result:
         """Run one command to its end; its exit code is for the caller to judge."""
@@ -176,17 +178,16 @@ class PgBackRest:
                 ["pgbackrest", *words],
                 capture_output=True, text=True, errors="replace", timeout=timeout, check=False, cwd="/",
                 env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"},
-                **self._identity(),
+                **identity(self.user),
             )  # fmt: skip
         except FileNotFoundError:
             raise MusterError("pgBackRest is not installed") from None
         except subprocess.TimeoutExpired:
-            raise MusterError(f"pgbackrest {words[-1]} took longer than {timeout:g} s: ended") from None
+            raise MusterError(f"pgbackrest {words[0]} took longer than {timeout:g} s: ended") from None
 
-    def command(self, command: str, *options: str, timeout: float) -> Result:
+    def command(self, command: str, *words: str, timeout: float) -> Result:
         """Run a command on the stanza; what it says is all on standard output."""
-        general = (f"--stanza={self.stanza}", "--log-level-stderr=off")
-        return self.run(*general, *options, command, timeout=timeout)
+        return self.run(command, f"--stanza={self.stanza}", "--log-level-stderr=off", *words, timeout=timeout)
 
     def info(self, *options: str, timeout: float = 60) -> Repository:
         """What the repositories hold of the stanza."""
@@ -221,23 +222,24 @@ class PgBackRest:
         if version and version >= SETS_VERIFY_SINCE:
             options.append(f"--set={label}")
         result = self.command("verify", *options, timeout=timeout)
-        problem = verify_problem(result.stdout, label)
+        problem = verify_problem(result.stdout, label, only_this=len(options) > 3)
         if result.returncode != 0 and problem is None:
             problem = reason_from(result.stdout + result.stderr)
         if problem:
             raise MusterError(f"the backup {label} is listed, but `pgbackrest verify` says: {problem}")
 
 
-def verify_problem(report: str, label: str) -> str | None:
-    """What is wrong with a backup by the report of `pgbackrest verify`; None when it is proven intact."""
+def verify_problem(report: str, label: str, only_this: bool) -> str | None:
+    """What is wrong with a backup by the report of `pgbackrest verify`; None when it is proven intact.
+
+    C(only_this): the report is on this backup and the WAL it needs, so all of it must be good.
+    """
     lines = [line.strip() for line in report.splitlines() if line.strip()]
-    for number, line in enumerate(lines):
-        if re.match(rf"backup: {re.escape(label)}, status: ", line):
-            status = line.partition("status: ")[2].partition(",")[0]
-            if status == "valid":
-                return None
-            return ", ".join(lines[number : number + 5])
-    return "; ".join(lines)[:500] or "its report is empty"
+    valid = any(re.match(rf"backup: {re.escape(label)}, status: valid\b", line) for line in lines)
+    if valid and (not only_this or "status: ok" in lines):
+        return None
+    wrong = [line for line in lines if not re.search(r"status: (ok|valid)\b|^stanza:", line)]
+    return "; ".join(wrong)[:500] or "its report does not name the backup"
 
 
 def when_free(attempt: Callable[[], Result], timeout: float, interval: float = 2.0) -> Result:
@@ -248,7 +250,9 @@ def when_free(attempt: Callable[[], Result], timeout: float, interval: float = 2
         if result.returncode == 0 or not BUSY.search(result.stdout + result.stderr):
             return result
         if time.monotonic() >= deadline:
-            raise MusterError(f"another pgBackRest command holds the cluster's lock, still after {timeout:g} s")
+            raise MusterError(
+                f"another pgBackRest command holds the cluster's lock, still after {timeout:g} s"
+            )
         time.sleep(interval)
 
 

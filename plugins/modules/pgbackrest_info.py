@@ -80,7 +80,7 @@ recovery_status:
     store: {description: "Always V(backup_repository).", type: str}
     region: {description: The host's region., type: str}
     role:
-      description: V(primary) while the server runs, as each repository is written on its own; else V(stopped).
+      description: V(primary) while the server runs, as each repository is written on its own, else V(stopped)
       type: str
     healthy: {description: Whether there are no reasons against it., type: bool}
     reasons: {description: Why it is not healthy., type: list, elements: str}
