@@ -57,7 +57,8 @@ class Patroni:
         self.host = host
         self.port = port
         self.timeout = timeout
-        self._context = tls.context()
+        self._tls = tls
+        self._context: ssl.SSLContext | None = None
         self._connection: http.client.HTTPSConnection | None = None
 
     def request(self, method: str, path: str, body: Any = None, timeout: float | None = None) -> tuple[int, str]:
@@ -79,6 +80,9 @@ class Patroni:
         return MusterError(f"Patroni on {self.host} did not answer {method} {path}: {error}")
 
     def _send(self, method: str, path: str, data: str | None, timeout: float) -> tuple[int, str]:
+        if self._context is None:
+            # Not before it is needed: a host without certificates yet has an unknown state, not an error.
+            self._context = self._tls.context()
         if self._connection is None:
             self._connection = http.client.HTTPSConnection(self.host, self.port, timeout=timeout, context=self._context)
         self._connection.timeout = timeout
