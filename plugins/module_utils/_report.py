@@ -298,8 +298,8 @@ def phase_rows(evidence: Mapping[str, Any], scale: Scale, top_y: int) -> tuple[s
         if end < scale.start or start > scale.start + scale.span:
             continue
         name = f"{phase['name']} · {phase['seconds']:.1f} s"
-        bar = tag("rect", y=y + 16, height=8, rx=2, class_="phase", **scale.place(start, end))
-        drawn.append(label(scale.at(start), scale.at(end), y + 11, name) + bar)
+        line = tag("rect", y=y + 16, height=8, rx=2, class_="phase", **scale.place(start, end))
+        drawn.append(label(scale.at(start), scale.at(end), y + 11, name) + line)
         y += 30
     return "".join(drawn), y
 
@@ -494,11 +494,11 @@ def writers_table(store: Mapping[str, Any]) -> str:
             text(f"{writer['host']} ({writer['region']})"),
             number(writer["timeline"]),
             number(writer["writes"]),
-            text(f"{writer['first_acknowledged_at'][11:21]} – {writer['last_acknowledged_at'][11:21]}"),
+            text(f"{writer['first_acknowledged_at'][11:21]} \u2013 {writer['last_acknowledged_at'][11:21]}"),
         ]
         for writer in store["writers"]
     ]
-    head = ["Acknowledged by", "Timeline", "Writes", "First – last"]
+    head = ["Acknowledged by", "Timeline", "Writes", "First \u2013 last"]
     return table(head, rows, f"Writers of {store['name']}", (1, 2, 3))
 
 
