@@ -15,6 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ansible.module_utils import ansible_release
 from ansible_collections.muster.platform.plugins.module_utils import _evidence
 from ansible_collections.muster.platform.plugins.module_utils._errors import MusterError
 
@@ -56,6 +57,15 @@ def collect_phases(phases: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     except (KeyError, TypeError, ValueError) as error:
         raise MusterError(f"a phase needs a name, started_at (UTC) and seconds: {error}") from error
     return sorted(found, key=lambda phase: str(phase["started_at"]))
+
+
+def collect_versions(statuses: Iterable[Mapping[str, Any]]) -> dict[str, str | None]:
+    """The versions that the stores' hosts told; more than one of the same thing side by side."""
+    found: dict[str, set[str]] = {"ansible-core": {ansible_release.__version__}}
+    for status in statuses:
+        for name, version in (status.get("versions") or {}).items():
+            found.setdefault(str(name), set()).update([str(version)] if version else [])
+    return {name: ", ".join(sorted(versions)) or None for name, versions in sorted(found.items())}
 
 
 def store_evidence(
@@ -116,10 +126,8 @@ def build(parameters: Mapping[str, Any], ledger: _evidence.Ledger) -> dict[str, 
             "rows": len(ledger.rows) + len(ledger.unreadable),
         },
         "stores": stores,
-        "versions": {
-            str(key): None if value is None else str(value)
-            for key, value in sorted(parameters["versions"].items())
-        },
+        "versions": collect_versions([*parameters["recovery_before"], *parameters["recovery_after"]])
+        | {key: None if value is None else str(value) for key, value in parameters["versions"].items()},
     }
 
 

@@ -297,7 +297,7 @@ def phase_rows(evidence: Mapping[str, Any], scale: Scale, top_y: int) -> tuple[s
         end = start + round(phase["seconds"] * 1e6)
         if end < scale.start or start > scale.start + scale.span:
             continue
-        name = f"{phase['name']} · {phase['seconds']:.1f} s"
+        name = f"{phase['name']} · {phase['seconds']:.{1 if phase['seconds'] >= 1 else 2}f} s"
         line = tag("rect", y=y + 16, height=8, rx=2, class_="phase", **scale.place(start, end))
         drawn.append(label(scale.at(start), scale.at(end), y + 11, name) + line)
         y += 30

@@ -70,7 +70,9 @@ options:
     elements: dict
     required: true
   versions:
-    description: Versions of what took part, by name.
+    description:
+      - Versions of what took part, by name. Those that O(recovery_before) and O(recovery_after) tell, and
+        ansible-core's, are added.
     type: dict
     default: {}
   plan:

@@ -144,7 +144,14 @@ def ranges(numbers: set[int]) -> str:
 
 
 def status(region: str, role: str, timeline: int, position: str) -> dict[str, Any]:
-    return {"store": "postgresql", "region": region, "role": role, "timeline": timeline, "position": position}
+    return {
+        "store": "postgresql",
+        "region": region,
+        "role": role,
+        "timeline": timeline,
+        "position": position,
+        "versions": {"postgresql": "17.6" if region == "north" else "17.10", "patroni": None},
+    }
 
 
 def arguments(directory: Path, drill: Drill, **changes: Any) -> dict[str, Any]:
@@ -172,7 +179,7 @@ def arguments(directory: Path, drill: Drill, **changes: Any) -> dict[str, Any]:
             status("north", "primary", 5, "0/9000000"),
             status("south", "standby", 5, "0/9000000"),
         ],
-        "versions": {"postgresql": "17.10", "patroni": "4.0.7", "muster": "0.1.0"},
+        "versions": {"muster": "0.1.0"},
         "plan": {"git_sha": "0123456789abcdef0123456789abcdef01234567", "inventory_sha256": "ab" * 32},
     } | changes
 
@@ -403,6 +410,9 @@ def test_a_pass_writes_the_folder(tmp_path: Path, run: Callable[..., dict[str, A
     jsonschema.validate(evidence, SCHEMA)
     assert evidence["stores"][0]["timeline_before"] == 3
     assert evidence["stores"][0]["position_after"] == "0/9000000"
+    versions = evidence["versions"]
+    assert versions.pop("ansible-core")
+    assert versions == {"muster": "0.1.0", "patroni": None, "postgresql": "17.10, 17.6"}
     assert (folder / "ledger.csv").read_text() == Drill.planned().text()
     assert result["summary"] == [
         "store       acknowledged  lost (objective)  outage s (objective)  two writers  verdict",
