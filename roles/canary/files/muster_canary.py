@@ -589,6 +589,7 @@ REASONS = (
     ("ssl", "tls"),
     ("no route", "unreachable"),
     ("unreachable", "unreachable"),
+    ("invalid argument", "unreachable"),
     ("closed the connection", "closed"),
     ("connection reset", "closed"),
     ("eof", "closed"),
