@@ -232,7 +232,7 @@ def _read(path: Path) -> str:
 def systemctl(*arguments: str) -> str:
     """Run systemctl; MusterError with its own words when it fails."""
     try:
-        result = subprocess.run(
+        result = subprocess.run(  # pylint: disable=ansible-bad-function
             ["systemctl", *arguments], capture_output=True, text=True, timeout=120, check=False
         )
     except (OSError, subprocess.TimeoutExpired) as error:

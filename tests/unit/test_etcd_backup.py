@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 from ansible.module_utils.testing import patch_module_args
+from ansible_collections.muster.platform.plugins.module_utils import _etcd_restore
 from ansible_collections.muster.platform.plugins.modules import etcd_restore
 
 PROGRAM = Path(__file__).parents[2] / "roles" / "etcd" / "files" / "muster_etcd_backup.py"
@@ -168,7 +169,7 @@ Run = Callable[..., dict[str, Any]]
 
 @pytest.fixture
 def run(say: Say, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    monkeypatch.setattr(etcd_restore.shutil, "which", lambda _name: None)
+    monkeypatch.setattr(_etcd_restore.shutil, "which", lambda _name: None)
 
     def call(state: str, check: bool = False, **more: Any) -> dict[str, Any]:
         arguments = {
@@ -285,7 +286,7 @@ def test_a_restored_etcd_that_ends_by_itself_is_told(
 ) -> None:
     backup()
     monkeypatch.setattr(etcd_restore.Isolated, "command", lambda _self: ["false"])
-    monkeypatch.setattr(etcd_restore, "EtcdClient", lambda *_arguments, **_named: NeverHealthy())
+    monkeypatch.setattr(_etcd_restore, "EtcdClient", lambda *_arguments, **_named: NeverHealthy())
     answer = run("isolated", directory=str(tmp_path / "copy"))
     assert answer["msg"] == f"the restored etcd ended by itself; its log is {tmp_path / 'copy.log'}"
 
