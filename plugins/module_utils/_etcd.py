@@ -140,6 +140,28 @@ def _member(raw: dict[str, Any]) -> Member:
     )
 
 
+def has_revision(key: str, mod_revision: int) -> dict[str, Any]:
+    """For a transaction: true while the key is as it was (0: while it does not exist)."""
+    return {"key": _b64(key), "target": "MOD", "result": "EQUAL", "mod_revision": str(mod_revision)}
+
+
+def has_value(key: str, value: str) -> dict[str, Any]:
+    """For a transaction: true while the key holds this value."""
+    return {"key": _b64(key), "target": "VALUE", "result": "EQUAL", "value": _b64(value)}
+
+
+def reading(key: str) -> dict[str, Any]:
+    return {"request_range": {"key": _b64(key)}}
+
+
+def writing(key: str, value: str) -> dict[str, Any]:
+    return {"request_put": {"key": _b64(key), "value": _b64(value)}}
+
+
+def removing(key: str) -> dict[str, Any]:
+    return {"request_delete_range": {"key": _b64(key)}}
+
+
 class _Connection(http.client.HTTPSConnection):
     """A TLS connection that can expect another name than the one it connects to."""
 
@@ -338,6 +360,25 @@ class EtcdClient:
             return False
         pair = _key_value(found[0])
         return pair.value == value and pair.lease == lease
+
+    def transaction(
+        self,
+        compare: Sequence[dict[str, Any]],
+        success: Sequence[dict[str, Any]],
+        failure: Sequence[dict[str, Any]] = (),
+    ) -> tuple[bool, list[list[KeyValue]]]:
+        """Do C(success) if all of C(compare) holds, else C(failure); whether it held, and what each read.
+
+        Made of C(has_revision), C(has_value), C(Lock.guard()) and C(reading), C(writing), C(removing). When
+        an answer is lost it is asked again: let C(compare) be false once C(success) has been done.
+        """
+        payload = {"compare": [*compare], "success": [*success], "failure": [*failure]}
+        answer = self.request("/v3/kv/txn", payload)
+        found = [
+            [_key_value(raw) for raw in response.get("response_range", {}).get("kvs", [])]
+            for response in answer.get("responses", [])
+        ]
+        return bool(answer.get("succeeded")), found
 
     def delete(self, key: str) -> bool:
         """Remove the key; whether there was one."""
@@ -541,6 +582,10 @@ class Lock:
         if not self.still_held():
             reason = self._lost or f"etcd has not renewed it for {self.ttl} s"
             raise MusterError(f"the lock {self.name} of {self.holder} was lost: {reason}")
+
+    def guard(self) -> dict[str, Any]:
+        """For a transaction of this lock's etcd: true only while the lock is ours, whatever our clock says."""
+        return {"key": _b64(self.key), "target": "LEASE", "result": "EQUAL", "lease": str(self._lease or -1)}
 
     def _revoke(self, lease: int) -> None:
         """Best effort: a lease that cannot be revoked ends by itself."""

@@ -9,7 +9,7 @@ import shutil
 import socket
 import subprocess
 import urllib.parse
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 

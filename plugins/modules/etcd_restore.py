@@ -116,7 +116,7 @@ proof:
     snapshot: {description: Path of the snapshot., type: str}
     hash: {description: Its hash., type: str}
     revision: {description: The revision that the copy served., type: int}
-    keys: {description: How many keys the copy served., type: int}
+    live_keys: {description: How many keys the copy served., type: int}
     directory: {description: Where the copy is., type: str}
     seconds: {description: How long the restore and the reading took., type: float}
 moved_data:
