@@ -695,3 +695,19 @@ def test_recompute_sees_a_write_that_is_gone(
     numbers.write_text("\n".join(map(str, sorted(drill.held() - {1400}))))
     assert recompute.main([str(folder), "--surviving", str(numbers)]) == 1
     assert "postgresql surviving_writes" in capsys.readouterr().out
+
+
+def test_recompute_asks_the_store_itself(
+    recorded: tuple[Drill, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drill, folder = recorded
+    psql = tmp_path / "bin/psql"
+    psql.parent.mkdir()
+    numbers = "\\n".join(map(str, sorted(drill.held())))
+    psql.write_text(f'#!/bin/sh\necho "$*" >{tmp_path}/asked\nprintf "{numbers}\\n"\n')
+    psql.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{psql.parent}:/usr/bin:/bin")
+    assert recompute.main([str(folder), "--dsn", "host=north-3 dbname=muster"]) == 0
+    asked = (tmp_path / "asked").read_text()
+    assert "where sequence between 1001 and 1480" in asked
+    assert asked.strip().endswith("host=north-3 dbname=muster")
