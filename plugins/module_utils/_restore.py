@@ -12,6 +12,7 @@ import os
 import re
 import shlex
 import subprocess
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -99,7 +100,7 @@ def parse_time(text: str, now: datetime) -> datetime | None:
         moment = datetime.fromisoformat(text.strip())
     except ValueError:
         raise MusterError(
-            f"postgresql_restore_to_time '{text}' is no point in time; write it like 2026-11-21T10:00:00+00:00"
+            f"postgresql_restore_to_time '{text}' is no point in time; write it like 2026-11-21T10:00:00Z"
         ) from None
     if moment.tzinfo is None:
         raise MusterError(
@@ -250,8 +251,8 @@ class Server:
     def _run(self, *words: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:
         try:
             return subprocess.run(
-                words, capture_output=True, text=True, errors="replace", timeout=timeout, check=False, cwd="/",
-                stdin=subprocess.DEVNULL,
+                words, capture_output=True, text=True, errors="replace", timeout=timeout, check=False,
+                cwd="/", stdin=subprocess.DEVNULL,
                 env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8", "PGCONNECT_TIMEOUT": "5"},
                 **identity(self.user),
             )  # fmt: skip
@@ -339,12 +340,14 @@ class Server:
     def running(self) -> bool:
         return self._run(f"{self.bin}/pg_ctl", "status", "-D", self.directory).returncode == 0
 
-    def start(self) -> None:
-        result = self._run(*self.start_words("-W"))
-        if result.returncode != 0:
-            raise MusterError(
-                f"the restored server does not start: {self.last_words() or result.stderr.strip()}"
-            )
+    def start(self, target: Target, timeout: float) -> None:
+        """Start it and wait until it lets itself be asked: its data is consistent then."""
+        words = self.start_words("-w", "-t", str(int(timeout)))
+        if self._run(*words, timeout=timeout + 60).returncode == 0:
+            return
+        if not self.running:
+            raise self._died(target)
+        raise MusterError(f"waited {timeout:g} s for the data in {self.directory} to be consistent")
 
     def stop(self, timeout: float) -> None:
         """Stop it cleanly, if it runs at all."""
@@ -381,14 +384,15 @@ class Server:
 
     def recover(self, target: Target, promote: bool, timeout: float) -> Reached:
         """Start it, and wait until the target is reached; starts anew when a setting was too small."""
+        deadline = time.monotonic() + timeout
         for _attempt in range(4):
             self.prepare()
-            self.start()
             try:
+                self.start(target, timeout)
                 reached = wait_until(
                     lambda: self._look(target, promote),
                     f"the recovery in {self.directory} to reach {target.words}",
-                    timeout,
+                    max(1.0, deadline - time.monotonic()),
                 )
             except Ended as error:
                 raise MusterError(str(error)) from None
@@ -502,12 +506,10 @@ def as_dict(target: Target, reached: Reached | None) -> dict[str, Any]:
 
 def as_lines(target: Target, reached: Reached, directory: str) -> list[str]:
     """A restore told to a person."""
-    commit = (
-        f"the last commit is of {reached.last_commit_at}"
-        if reached.last_commit_at
-        else "no commit was replayed"
-    )
+    at = reached.last_commit_at
+    commit = f"the last commit is of {at}" if at else "no commit was replayed"
+    label, number = target.backup.label, target.repository
     return [
-        f"reached {target.words} in {directory}, from backup {target.backup.label} of repository {target.repository}",
+        f"reached {target.words} in {directory}, from backup {label} of repository {number}",
         f"  at {reached.position} on timeline {reached.timeline}; {commit}",
     ]

@@ -11,9 +11,11 @@ with an empty directory and an empty etcd would make a new, empty cluster.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import pwd
+import re
 import shutil
 import subprocess
 import time
@@ -27,6 +29,7 @@ from ansible_collections.muster.platform.plugins.module_utils._etcd import EtcdC
 from ansible_collections.muster.platform.plugins.module_utils._pgbackrest import PgBackRest, free_mb
 from ansible_collections.muster.platform.plugins.module_utils._restore import (
     LONGEST_DIRECTORY,
+    Archive,
     Server,
     Target,
     as_dict,
@@ -40,6 +43,7 @@ Params = Mapping[str, Any]
 
 # What Patroni keeps of a cluster's past; its configuration stays.
 FORGET = ("initialize", "history", "status", "failover", "leader", "sync", "failsafe", "optime/leader")
+LOCK = "/run/muster-restore.lock"
 # WAL that comes on top of a backup's size while it is replayed.
 ROOM_MB = 256
 STOPPED_STATES = ("shut down", "shut down in recovery")
@@ -110,20 +114,30 @@ class Journal:
     def belongs(self) -> None:
         """Refuse to touch what another restore has under way."""
         if self.entry and self.entry.get("id") != self.id:
-            raise MusterError(
-                f"{self.path} is of another restore, {self.entry.get('id')}: finish that one first"
-            )
+            raise MusterError(f"{self.path} is of the restore {self.entry.get('id')}: finish that one first")
 
 
-def systemctl(*words: str, timeout: float = 120) -> str:
-    result = subprocess.run(
-        ["systemctl", *words], capture_output=True, text=True, timeout=timeout, check=False
-    )
-    if result.returncode != 0 and words[0] != "is-active":
-        raise MusterError(
-            f"systemctl {' '.join(words)} failed: {result.stderr.strip() or result.stdout.strip()}"
-        )
-    return result.stdout.strip()
+@contextmanager
+def alone(timeout: float) -> Iterator[None]:
+    """Only one step at a time on a host: one whose controller was killed goes on until it ends."""
+    with open(LOCK, "w", encoding="utf-8") as stream:
+
+        def taken() -> bool:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return False
+            return True
+
+        wait_until(taken, "a step of an earlier run on this host to end", timeout, 0.5)
+        yield
+
+
+def systemctl(*words: str) -> None:
+    result = subprocess.run(["systemctl", *words], capture_output=True, text=True, timeout=180, check=False)
+    if result.returncode != 0:
+        reason = result.stderr.strip() or result.stdout.strip()
+        raise MusterError(f"systemctl {' '.join(words)} failed: {reason}")
 
 
 def directory_mb(path: str) -> int:
@@ -178,8 +192,8 @@ def archive_the_present(params: Params) -> None:
     try:
         connection = psycopg2.connect(
             host=params["primary"], port=params["port"], dbname="postgres", user=params["user"],
-            password=params["superuser_password"], sslmode="verify-full", sslrootcert=params["ca_certificate"],
-            connect_timeout=5,
+            password=params["superuser_password"], sslmode="verify-full",
+            sslrootcert=params["ca_certificate"], connect_timeout=5,
         )  # fmt: skip
         connection.autocommit = True
         with connection.cursor() as cursor:
@@ -225,9 +239,29 @@ def look(params: Params, _check_mode: bool) -> dict[str, Any]:
 
 
 def check(params: Params, _check_mode: bool) -> dict[str, Any]:
-    """Whether what was asked for can be had."""
+    """Whether what was asked for can be had, into place."""
     target = target_of(params)
+    refuse_older_archive(params)
     return {"changed": False, "restored": as_dict(target, None), "needed_mb": needed_mb(target)}
+
+
+def refuse_older_archive(params: Params) -> None:
+    """The new timeline must be new to every repository, so the one read must know the newest."""
+    program = program_of(params)
+
+    def newest(repository: int) -> int:
+        try:
+            return Archive(program, repository, program.info(f"--repo={repository}")).newest()
+        except MusterError:
+            return 0
+
+    chosen = params["repository"]
+    other = 3 - chosen
+    if newest(other) > newest(chosen):
+        raise MusterError(
+            f"repository {other} of {params['host']} knows a newer timeline than repository {chosen}: "
+            f"set postgresql_restore_repository to {other}"
+        )
 
 
 def refuse_directory(params: Params, target: Target) -> None:
@@ -238,21 +272,18 @@ def refuse_directory(params: Params, target: Target) -> None:
             f"postgresql_restore_directory {directory} on {params['host']} is not empty: "
             "name another, or remove it when nothing in it is needed"
         )
-    if (
-        len(directory) > LONGEST_DIRECTORY
-        or not directory.startswith("/")
-        or any(c in directory for c in " \t\n'\"")
-    ):
+    if len(directory) > LONGEST_DIRECTORY or not re.fullmatch(r"/[A-Za-z0-9_./-]+", directory):
         raise MusterError(
-            f"postgresql_restore_directory {directory} must be an absolute path of at most {LONGEST_DIRECTORY} "
-            "characters without spaces and quotes"
+            f"postgresql_restore_directory {directory} must be an absolute path "
+            f"of at most {LONGEST_DIRECTORY} letters, digits and the signs _./-"
         )
     if os.path.commonpath([directory, params["data_directory"]]) == params["data_directory"]:
         raise MusterError(f"postgresql_restore_directory {directory} is inside the live data directory")
     free, needed = free_mb(directory)[0], needed_mb(target)
     if free < needed:
         raise MusterError(
-            f"{directory} on {params['host']} has {free} MB free, but backup {target.backup.label} needs {needed} MB"
+            f"{directory} on {params['host']} has {free} MB free, but the backup {target.backup.label} "
+            f"needs {needed} MB"
         )
 
 
@@ -273,9 +304,8 @@ def isolated(params: Params, check_mode: bool) -> dict[str, Any]:
     with phases("archive the present"):
         archive_the_present(params)
     make_directory(params, directory)
-    restore_command = f'pgbackrest --stanza={params["stanza"]} --repo={params["repository"]} --pg1-path={directory} archive-get %f "%p"'
     with phases("copy the backup"):
-        extra = ["--archive-mode=off", f"--recovery-option=restore_command={restore_command}"]
+        extra = ["--archive-mode=off", restore_command(params, directory)]
         restore_files(program_of(params), target, directory, "pause", extra, params["timeout"])
     server = server_of(params, directory)
     try:
@@ -290,6 +320,17 @@ def isolated(params: Params, check_mode: bool) -> dict[str, Any]:
         "lines": [*as_lines(target, reached, directory), *reading_lines(server)],
         "muster_phases": phases.done,
     }
+
+
+def restore_command(params: Params, directory: str) -> str:
+    """How PostgreSQL gets WAL from the one repository that was asked for.
+
+    It takes any exit code up to 125 for the end of the archive. A repository that does
+    not answer is not that: better fail than stop short of what the archive holds.
+    """
+    get = f"pgbackrest --stanza={params['stanza']} --repo={params['repository']} --pg1-path={directory}"
+    command = f'{get} archive-get %f "%p" || {{ test $? = 1 && exit 1; exit 255; }}'
+    return f"--recovery-option=restore_command={command}"
 
 
 def reading_lines(server: Server) -> list[str]:
@@ -315,9 +356,8 @@ def block_patroni(params: Params) -> None:
     path = drop_in(params)
     os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
     with open(path, "w", encoding="utf-8") as stream:
-        stream.write(
-            f"# A restore is under way: run playbooks/restore.yml again.\n[Unit]\nConditionPathExists=!{path}\n"
-        )
+        stream.write("# A restore is under way, or was interrupted: run it again.\n")
+        stream.write(f"[Unit]\nConditionPathExists=!{path}\n")
     systemctl("daemon-reload")
     systemctl("stop", params["unit"])
 
@@ -338,6 +378,8 @@ def set_aside(params: Params, check_mode: bool) -> dict[str, Any]:
             restore_region=params["restore_region"],
             old_directory=f"{data}.before-restore-{params['id']}" if params["keep_old"] else None,
         )
+    if params["primary"] == params["host"]:
+        archive_the_present(params)
     block_patroni(params)
     if os.path.isfile(f"{data}/PG_VERSION"):
         server_of(params, data).stop(300)
@@ -397,9 +439,7 @@ def recover(params: Params, check_mode: bool) -> dict[str, Any]:
     journal.write(stage="restoring")
     make_directory(params, data)
     with phases("copy the backup"):
-        # Any repository may give WAL and histories here: no timeline may be taken that another one knows.
-        restore_command = f'pgbackrest --stanza={stanza} archive-get %f "%p"'
-        extra = [f"--recovery-option=restore_command={restore_command}"]
+        extra = [restore_command(params, data)]
         restore_files(program_of(params), target, data, "promote", extra, params["timeout"])
     try:
         with phases("replay and promote"):
@@ -423,24 +463,22 @@ def clear(params: Params, check_mode: bool) -> dict[str, Any]:
         return {"changed": True}
     if journal.stage != "promoted":
         raise MusterError(f"nothing has been restored on {params['host']} yet")
-    for name, region in params["etcd"].items():
-        forget(params, name, region)
+    for name, endpoints in params["etcd_endpoints"].items():
+        forget(params, name, endpoints)
     journal.write(stage="cleared")
     return {"changed": True}
 
 
-def forget(params: Params, name: str, region: Mapping[str, Any]) -> None:
-    """One region's keys; its standby_cluster says whether it follows."""
-    client = EtcdClient(
-        region["endpoints"], params["ca_certificate"], params["certificate"], params["private_key"]
-    )
-    prefix = f"/service/{region['scope']}"
+def forget(params: Params, name: str, endpoints: list[str]) -> None:
+    """One region's keys; its configuration says whether it follows the other."""
+    client = EtcdClient(endpoints, params["ca_certificate"], params["certificate"], params["private_key"])
+    prefix = f"/service/{params['stanza']}-{name}"
     try:
         stored = client.get(f"{prefix}/config")
         if stored is None:
             raise MusterError(f"{prefix}/config is missing: provision the platform again")
         config = json.loads(stored.value)
-        standby = None if name == params["restore_region"] else region["standby_cluster"]
+        standby = None if name == params["restore_region"] else params["standby_cluster"]
         if bool(config.get("standby_cluster")) != bool(standby):
             config["standby_cluster"] = standby
             if not client.put_if(f"{prefix}/config", json.dumps(config), stored.mod_revision):
@@ -463,6 +501,8 @@ def release(params: Params, check_mode: bool) -> dict[str, Any]:
     if not check_mode:
         if blocked:
             os.unlink(drop_in(params))
+            if not os.listdir(os.path.dirname(drop_in(params))):
+                os.rmdir(os.path.dirname(drop_in(params)))
         systemctl("daemon-reload")
         journal.write(stage="released")
     return {"changed": True}
@@ -491,3 +531,12 @@ STEPS: dict[str, Callable[[Params, bool], dict[str, Any]]] = {
     "release": release,
     "finish": finish,
 }
+
+
+def run(params: Params, check_mode: bool) -> dict[str, Any]:
+    """One step; those of a restore into place one at a time."""
+    step = STEPS[params["step"]]
+    if step in (look, check, isolated) or check_mode:
+        return step(params, check_mode)
+    with alone(params["timeout"]):
+        return step(params, check_mode)

@@ -24,9 +24,11 @@ options:
       - V(look) reads this host's journal and the room on its disk.
       - V(plan) checks what was asked for against the repository.
       - V(isolated) restores into O(directory), replays to the target, stops, and leaves the result there.
-      - V(set_aside) stops Patroni and PostgreSQL, keeps Patroni from starting, and renames the data directory.
-      - V(recover) restores into O(data_directory), replays to the target and promotes; the server is stopped then.
-      - V(clear) removes from etcd what Patroni knew of the old cluster in all regions, but not its configuration.
+      - V(set_aside) stops Patroni and PostgreSQL, keeps Patroni from starting, and renames the data
+        directory.
+      - V(recover) restores into O(data_directory), replays to the target, promotes, and stops.
+      - V(clear) removes from every region's etcd what Patroni knew of the old cluster, and sees that its
+        configuration names O(restore_region) as the primary.
       - V(release) lets Patroni start again; it is not started here.
       - V(finish) removes the journal.
     type: str
@@ -97,16 +99,19 @@ options:
     default: 14400
   primary:
     description:
-      - Host that takes writes now, if there is one. It is asked to finish its WAL segment first, so that
-        the archive holds the present.
+      - Host that takes writes now; empty when none does. It is asked to finish its WAL segment first, so
+        that the archive holds the present.
     type: str
+    default: ""
   superuser_password:
     description: Password of O(user) on O(primary).
     type: str
-  etcd:
-    description:
-      - For O(step=clear), for each region by its name C(scope) (Patroni's), C(endpoints) (etcd's) and
-        C(standby_cluster), which Patroni's configuration gets when the region follows O(restore_region).
+  etcd_endpoints:
+    description: For O(step=clear), the URLs of each region's etcd, by the region's name.
+    type: dict
+    default: {}
+  standby_cluster:
+    description: For O(step=clear), what Patroni is told in a region that follows O(restore_region).
     type: dict
     default: {}
   ca_certificate:
@@ -189,7 +194,7 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.muster.platform.plugins.module_utils._errors import MusterError
-from ansible_collections.muster.platform.plugins.module_utils._restore_steps import STEPS
+from ansible_collections.muster.platform.plugins.module_utils._restore_steps import STEPS, run
 
 
 def main() -> None:
@@ -212,9 +217,10 @@ def main() -> None:
         "user": {"type": "str", "default": "postgres"},
         "unit": {"type": "str", "default": "patroni.service"},
         "timeout": {"type": "int", "default": 14400},
-        "primary": {"type": "str"},
+        "primary": {"type": "str", "default": ""},
         "superuser_password": {"type": "str", "no_log": True},
-        "etcd": {"type": "dict", "default": {}},
+        "etcd_endpoints": {"type": "dict", "default": {}},
+        "standby_cluster": {"type": "dict", "default": {}},
         "ca_certificate": {"type": "path"},
         "certificate": {"type": "path"},
         "private_key": {"type": "path", "no_log": False},
@@ -225,19 +231,14 @@ def main() -> None:
             ("step", "isolated", ["directory", "bin_directory"]),
             ("step", "recover", ["id", "bin_directory"]),
             ("step", "set_aside", ["id", "bin_directory", "restore_host", "restore_region"]),
-            (
-                "step",
-                "clear",
-                ["id", "restore_region", "etcd", "ca_certificate", "certificate", "private_key"],
-            ),
+            ("step", "clear", ["id", "restore_region", "etcd_endpoints", "standby_cluster"]),
             ("step", "release", ["id"]),
             ("step", "finish", ["id"]),
         ],
-        required_by={"primary": ["superuser_password", "ca_certificate"]},
         supports_check_mode=True,
     )
     try:
-        module.exit_json(**STEPS[module.params["step"]](module.params, module.check_mode))
+        module.exit_json(**run(module.params, module.check_mode))
     except MusterError as error:
         module.fail_json(msg=str(error))
 
