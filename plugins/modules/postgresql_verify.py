@@ -83,6 +83,8 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.muster.platform.plugins.module_utils._errors import MusterError
 from ansible_collections.muster.platform.plugins.module_utils._wait import wait_until
 
+# Not among the options of the login, which PgBouncer refuses.
+LIMIT = "SET LOCAL statement_timeout = 5000"
 TABLE = "CREATE TABLE IF NOT EXISTS muster_verify (id bigint PRIMARY KEY, written_at timestamptz NOT NULL)"
 WRITE = (
     "INSERT INTO muster_verify VALUES (1, clock_timestamp()) "
@@ -108,14 +110,15 @@ def write_and_read(params: dict[str, Any], host: str, port: int) -> dict[str, An
             sslmode="verify-full",
             sslrootcert=params["ca_certificate"],
             connect_timeout=3,
-            options="-c statement_timeout=5000",
         )
         try:
             with connection, connection.cursor() as cursor:
+                cursor.execute(LIMIT)
                 cursor.execute(TABLE)
                 cursor.execute(WRITE)
                 written = cursor.fetchone()
             with connection, connection.cursor() as cursor:
+                cursor.execute(LIMIT)
                 cursor.execute(READ)
                 row = cursor.fetchone()
         finally:
