@@ -13,7 +13,7 @@ description:
     installed program is newer than the one that runs. Does nothing otherwise.
   - "Behind a gate: it refuses while another member of the region is not healthy. For a newer program
     the primary is first moved to a healthy replica of its region."
-  - Run it under C(throttle: 1), replicas first.
+  - "Run it under C(throttle: 1), replicas first."
 options:
   regions:
     description: The PostgreSQL hosts of each region, by region name.

@@ -100,7 +100,7 @@ backups:
   contains:
     label: {description: Its name., type: str}
     type: {description: "V(full), V(diff) or V(incr).", type: str}
-    repository: {description: Number of the repository, as this host counts them., type: int}
+    repository: {description: "Number of the repository, as this host counts them.", type: int}
     started_at: {description: When it began., type: str}
     stopped_at: {description: When it ended; the earliest point in time to restore to from it., type: str}
     size_bytes: {description: Size of the database., type: int}
