@@ -22,6 +22,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "stanza": {"type": "str", "required": True},
     "user": {"type": "str", "default": "postgres"},
 }
+PROGRAMS = "/usr/sbin:/usr/bin:/sbin:/bin"
 # Another backup of the same cluster is under way: pgBackRest's lock file on this
 # host, or its advisory lock in PostgreSQL, which the other repository host holds.
 BUSY = re.compile(r"unable to acquire (lock on file|pgBackRest advisory lock)", re.IGNORECASE)
@@ -177,7 +178,7 @@ class PgBackRest:
             return subprocess.run(
                 ["pgbackrest", *words],
                 capture_output=True, text=True, errors="replace", timeout=timeout, check=False, cwd="/",
-                env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"},
+                env={"PATH": PROGRAMS, "LC_ALL": "C.UTF-8"},
                 **identity(self.user),
             )  # fmt: skip
         except FileNotFoundError:

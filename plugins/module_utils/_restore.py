@@ -21,6 +21,7 @@ from typing import Any
 from ansible_collections.muster.platform.plugins.module_utils._errors import MusterError
 from ansible_collections.muster.platform.plugins.module_utils._patroni import parse_lsn
 from ansible_collections.muster.platform.plugins.module_utils._pgbackrest import (
+    PROGRAMS,
     Backup,
     PgBackRest,
     Repository,
@@ -253,7 +254,7 @@ class Server:
             return subprocess.run(
                 words, capture_output=True, text=True, errors="replace", timeout=timeout, check=False,
                 cwd="/", stdin=subprocess.DEVNULL,
-                env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8", "PGCONNECT_TIMEOUT": "5"},
+                env={"PATH": PROGRAMS, "LC_ALL": "C.UTF-8", "PGCONNECT_TIMEOUT": "5"},
                 **identity(self.user),
             )  # fmt: skip
         except (OSError, subprocess.TimeoutExpired) as error:
