@@ -94,6 +94,10 @@ bytes_per_second:
   description: C(bytes) by C(seconds).
   returned: when one was taken
   type: int
+line:
+  description: The same told to a person.
+  returned: when one was taken
+  type: str
 """
 
 import os
@@ -199,6 +203,13 @@ class Task:
             )
         return new[-1], seconds
 
+    def line(self, backup: Backup, seconds: float) -> str:
+        size, speed = backup.delta / 1e6, backup.delta / 1e6 / seconds
+        return (
+            f"{self.host}: {backup.type} backup {backup.label} of {size:.1f} MB in {seconds:.1f} s "
+            f"({speed:.1f} MB/s), listed and read again"
+        )
+
     def run(self, check_mode: bool) -> dict[str, Any]:
         try:
             before = self.program.info()
@@ -223,6 +234,7 @@ class Task:
             "verify_seconds": round(time.monotonic() - started, 3),
             "bytes": backup.delta,
             "bytes_per_second": int(backup.delta / seconds),
+            "line": self.line(backup, seconds),
         }
 
 
