@@ -94,3 +94,20 @@ def test_a_shell_script_that_does_not_parse(root: Path) -> None:
     problems = list(check_tree.check_shell(["good", "bad", "python"]))
     assert len(problems) == 1
     assert "bad" in problems[0]
+
+
+def test_docs_that_name_what_is_not_there(root: Path) -> None:
+    for folder in ("docs", "playbooks"):
+        (root / folder).mkdir()
+    (root / "Makefile").write_text("lab: setup ## the lab\nlab-up:\n")
+    (root / "playbooks/site.yml").write_text('x: "{{ dr_objectives }}"\n')
+    (root / "docs/variables.rst").write_text("   * - ``dr_objectives``\n   * - ``dr_gone``\n")
+    (root / "README.md").write_text(
+        "    make lab\n`make lab-up` `make gone` to make sure\n`playbooks/site.yml` `playbooks/gone.yml`\n"
+    )
+    names = ["README.md", "docs/variables.rst", "playbooks/site.yml"]
+    assert list(check_tree.check_docs(names)) == [
+        "README.md names playbooks/gone.yml, which does not exist",
+        "README.md names `make gone`, which the Makefile does not have",
+        "docs/variables.rst documents dr_gone, which nothing reads",
+    ]
