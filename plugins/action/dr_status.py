@@ -13,7 +13,6 @@ from typing import Any
 
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
-
 from ansible_collections.muster.platform.plugins.filter.topology import region
 from ansible_collections.muster.platform.plugins.module_utils._dr_status import judge, silent, table
 
@@ -55,7 +54,9 @@ class ActionModule(ActionBase):
             write(Path(arguments["dest"]), {"schema_version": 1, "at": at, **found, "stores": rows})
         if arguments["show"]:
             display.display("\n" + "\n".join(table(rows)))
-            display.display(f"\n{found['status']}" + "".join(f"\n  - {reason}" for reason in found["reasons"]) + "\n")
+            display.display(
+                f"\n{found['status']}" + "".join(f"\n  - {reason}" for reason in found["reasons"]) + "\n"
+            )
         if arguments["end_run"]:
             result["muster_exit_code"] = found["exit_code"]
         return result | {"changed": False, "rows": rows, **found}

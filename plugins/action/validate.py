@@ -13,7 +13,6 @@ from ansible.errors import AnsibleError
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible.plugins.action import ActionBase
 from ansible.utils.collection_loader._collection_finder import _get_collection_role_path
-
 from ansible_collections.muster.platform.plugins.module_utils import _inventory
 
 COLLECTION = "muster.platform"
@@ -35,7 +34,9 @@ def role_spec(role: str) -> dict[str, Any]:
     return options if isinstance(options, dict) else {}
 
 
-def check_variables(host: str, role: str, spec: Mapping[str, Any], variables: Mapping[str, Any]) -> Iterator[str]:
+def check_variables(
+    host: str, role: str, spec: Mapping[str, Any], variables: Mapping[str, Any]
+) -> Iterator[str]:
     """A host's own settings against a role's spec: what is missing, and what is of the wrong kind."""
     given: dict[str, Any] = {}
     for name, option in spec.items():
@@ -50,7 +51,8 @@ def check_variables(host: str, role: str, spec: Mapping[str, Any], variables: Ma
         elif option.get("required"):
             yield f"{host}: {name} is missing ({_one_line(option)}; role {role})"
     relaxed = {
-        name: {key: value for key, value in spec[name].items() if key not in ("required", "default")} for name in given
+        name: {key: value for key, value in spec[name].items() if key not in ("required", "default")}
+        for name in given
     }
     for message in ArgumentSpecValidator(relaxed).validate(given).error_messages:
         yield f"{host}: {message} (role {role})"
@@ -84,7 +86,9 @@ class ActionModule(ActionBase):
         if not problems:
             problems = list(self._variables(groups, variables["hostvars"]))
         if problems:
-            raise AnsibleError("the inventory cannot work, nothing was changed:\n  - " + "\n  - ".join(problems))
+            raise AnsibleError(
+                "the inventory cannot work, nothing was changed:\n  - " + "\n  - ".join(problems)
+            )
         return result | {"changed": False, "hosts": len(groups["all"])}
 
     def _settings(self, variables: dict[str, Any]) -> Mapping[str, Any]:

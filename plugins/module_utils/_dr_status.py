@@ -48,7 +48,9 @@ def switchable(store: str, rows: Sequence[Mapping[str, Any]]) -> list[str]:
         if row["lag_bytes"] is not None and row["timeline"] == primaries[0]["timeline"] and row["streaming"]
     ]
     if not fit:
-        return [f"{store}: no standby outside region {home} streams on the primary's timeline with a known lag"]
+        return [
+            f"{store}: no standby outside region {home} streams on the primary's timeline with a known lag"
+        ]
     return []
 
 
@@ -76,4 +78,6 @@ def table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         keys = ("store", "region", "host", "role", "timeline", "lag_bytes", "lag_seconds", "last_backup_at")
         cells.append([text(row[key]) for key in keys] + ["; ".join(row["reasons"]) or "ok"])
     widths = [max(len(line[index]) for line in cells) for index in range(len(COLUMNS) - 1)]
-    return ["  ".join([*(c.ljust(w) for c, w in zip(line[:-1], widths, strict=True)), line[-1]]) for line in cells]
+    return [
+        "  ".join([*(c.ljust(w) for c, w in zip(line[:-1], widths, strict=True)), line[-1]]) for line in cells
+    ]

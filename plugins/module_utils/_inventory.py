@@ -13,14 +13,19 @@ REGIONAL = ("etcd", "postgresql", "backup_repository", "haproxy")
 
 
 def regions_of(groups: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
-    return {name[len(PREFIX) :]: list(hosts) for name, hosts in groups.items() if name.startswith(PREFIX) and hosts}
+    return {
+        name[len(PREFIX) :]: list(hosts)
+        for name, hosts in groups.items()
+        if name.startswith(PREFIX) and hosts
+    }
 
 
 def check_regions(groups: Mapping[str, Sequence[str]]) -> Iterator[str]:
     """Every host in one region at most, every regional service's host in one."""
     regions = regions_of(groups)
     if len(regions) < 2:
-        yield f"the inventory needs two regions (groups {PREFIX}<name> with hosts), found: {', '.join(regions) or 'none'}"
+        found = ", ".join(regions) or "none"
+        yield f"the inventory needs two regions (groups {PREFIX}<name> with hosts), found: {found}"
     homes: dict[str, list[str]] = {}
     for name, hosts in regions.items():
         for host in hosts:
@@ -51,9 +56,11 @@ def check_quorum(groups: Mapping[str, Sequence[str]], small_allowed: bool) -> It
 def check_first_region(groups: Mapping[str, Sequence[str]], first: Any) -> Iterator[str]:
     regions = sorted(regions_of(groups))
     if not first:
-        yield f"dr_initial_primary_region is missing: name the region that starts as primary ({', '.join(regions)})"
+        names = ", ".join(regions)
+        yield f"dr_initial_primary_region is missing: name the region that starts as primary ({names})"
     elif first not in regions:
-        yield f"dr_initial_primary_region is '{first}', which is no region of the inventory ({', '.join(regions)})"
+        names = ", ".join(regions)
+        yield f"dr_initial_primary_region is '{first}', which is no region of the inventory ({names})"
 
 
 def check_target(groups: Mapping[str, Sequence[str]], target: Any) -> Iterator[str]:

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import Any
 
 from ansible_collections.muster.platform.plugins.module_utils._patroni import (
@@ -42,7 +42,7 @@ def lag_seconds(member: Member, lag: int | None, now: datetime) -> float | None:
     except ValueError:
         return None
     if replayed.tzinfo is None:
-        replayed = replayed.replace(tzinfo=timezone.utc)
+        replayed = replayed.replace(tzinfo=UTC)
     return round(max(0.0, (now - replayed).total_seconds()), 3)
 
 
@@ -61,17 +61,22 @@ def reasons_for(member: Member, regions: Mapping[str, Region]) -> list[str]:
         reasons.append("no primary answers in any region, so the lag is not known")
     if ROLES.get(member.role) == "standby":
         if member.replication_state != "streaming":
-            reasons.append(f"{member.host} is not streaming ({member.replication_state or 'no WAL receiver'})")
+            reasons.append(
+                f"{member.host} is not streaming ({member.replication_state or 'no WAL receiver'})"
+            )
         if len(found) == 1 and member.timeline != found[0].timeline:
             reasons.append(
-                f"{member.host} is on timeline {member.timeline}, the primary {found[0].host} on {found[0].timeline}"
+                f"{member.host} is on timeline {member.timeline}, "
+                f"the primary {found[0].host} on {found[0].timeline}"
             )
     return reasons
 
 
-def recovery_status(member: Member, regions: Mapping[str, Region], now: datetime | None = None) -> dict[str, Any]:
+def recovery_status(
+    member: Member, regions: Mapping[str, Region], now: datetime | None = None
+) -> dict[str, Any]:
     """The design's recovery_status of one PostgreSQL host."""
-    now = now or datetime.now(timezone.utc)
+    now = now or datetime.now(UTC)
     role = "stopped" if member.role == "stopped" else ROLES.get(member.role, "unknown")
     lag = 0 if member.writable else lag_bytes(member, regions)
     reasons = reasons_for(member, regions)

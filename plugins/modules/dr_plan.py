@@ -57,12 +57,11 @@ now_compact:
 
 import hashlib
 import subprocess
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-
 from ansible_collections.muster.platform.plugins.module_utils._errors import MusterError
 
 
@@ -104,7 +103,7 @@ def inventory_sha256(sources: list[str]) -> str:
 
 
 def run(params: dict[str, Any]) -> dict[str, Any]:
-    now = datetime.now(timezone.utc)
+    now = datetime.now(UTC)
     return {
         "changed": False,
         "git_sha": git_sha(Path(params["repository"])),

@@ -89,7 +89,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-
 from ansible_collections.muster.platform.plugins.module_utils._errors import MusterError
 from ansible_collections.muster.platform.plugins.module_utils._etcd import EtcdClient
 from ansible_collections.muster.platform.plugins.module_utils._patroni import TLS_OPTIONS
@@ -97,7 +96,9 @@ from ansible_collections.muster.platform.plugins.module_utils._patroni import TL
 WHOLE = ("postgresql", "parameters")
 
 
-def merge(current: Mapping[str, Any], declared: Mapping[str, Any], path: tuple[str, ...] = ()) -> dict[str, Any]:
+def merge(
+    current: Mapping[str, Any], declared: Mapping[str, Any], path: tuple[str, ...] = ()
+) -> dict[str, Any]:
     """The declared settings over the current ones; null removes, parameters are taken as a whole."""
     result = dict(current)
     for key, value in declared.items():
@@ -116,7 +117,9 @@ def merge(current: Mapping[str, Any], declared: Mapping[str, Any], path: tuple[s
 def wanted(current: Mapping[str, Any] | None, params: Mapping[str, Any]) -> dict[str, Any]:
     """The configuration to write."""
     if "standby_cluster" in params["settings"]:
-        raise MusterError("standby_cluster is not a setting: which region is a standby is the DR engine's to say")
+        raise MusterError(
+            "standby_cluster is not a setting: which region is a standby is the DR engine's to say"
+        )
     if current is not None:
         return merge(current, params["settings"])
     fresh = merge({}, params["settings"])
@@ -136,7 +139,11 @@ def run(params: Mapping[str, Any], check_mode: bool) -> dict[str, Any]:
         current = json.loads(found.value) if found else None
         config = wanted(current, params)
         changed = config != current
-        if not changed or check_mode or client.put_if(key, json.dumps(config), found.mod_revision if found else 0):
+        if (
+            not changed
+            or check_mode
+            or client.put_if(key, json.dumps(config), found.mod_revision if found else 0)
+        ):
             return {
                 "changed": changed,
                 "initial": current is None,

@@ -71,7 +71,6 @@ import subprocess
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-
 from ansible_collections.muster.platform.plugins.module_utils._errors import MusterError
 from ansible_collections.muster.platform.plugins.module_utils._patroni import (
     TLS_OPTIONS,
@@ -87,7 +86,9 @@ def systemctl(*words: str) -> str:
     """Run systemctl; its output, or a MusterError with what it said."""
     result = subprocess.run(["systemctl", *words], capture_output=True, text=True, timeout=120, check=False)
     if result.returncode != 0 and words[0] != "is-active":
-        raise MusterError(f"systemctl {' '.join(words)} failed: {result.stderr.strip() or result.stdout.strip()}")
+        raise MusterError(
+            f"systemctl {' '.join(words)} failed: {result.stderr.strip() or result.stdout.strip()}"
+        )
     return result.stdout.strip()
 
 
@@ -98,7 +99,9 @@ def serving(patroni: Patroni, host: str) -> Member | None:
         return member
     if member.role in ("replica", "standby_leader") and member.replication_state == "streaming":
         return member
-    raise MusterError(f"it is {member.role}, {member.state}, replication {member.replication_state or 'not begun'}")
+    raise MusterError(
+        f"it is {member.role}, {member.state}, replication {member.replication_state or 'not begun'}"
+    )
 
 
 def run(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:

@@ -38,8 +38,13 @@ options:
     type: path
     required: true
   stanza:
-    description: pgBackRest's stanza; when given, RV(recovery_status.last_backup_at) is read from the repositories.
+    description: pgBackRest's stanza; given, RV(recovery_status.last_backup_at) is read from the repositories.
     type: str
+  repositories:
+    description: The repository hosts, in the order in which pgBackRest on this host numbers them.
+    type: list
+    elements: str
+    default: []
   backup_user:
     description: Operating system user that runs pgBackRest.
     type: str
@@ -75,7 +80,7 @@ recovery_status:
     role: {description: "V(primary), V(standby), V(stopped) or V(unknown).", type: str}
     healthy: {description: Whether there are no reasons against it., type: bool}
     reasons: {description: Why it is not healthy., type: list, elements: str}
-    position: {description: "The end of WAL as an LSN: written on a primary, replayed on a standby.", type: str}
+    position: {description: "End of WAL as an LSN: written on a primary, replayed on a standby.", type: str}
     timeline: {description: PostgreSQL's timeline., type: int}
     lag_bytes: {description: WAL of the primary that is not replayed here., type: int}
     lag_seconds: {description: Age of the newest replayed commit while something is outstanding., type: float}
@@ -91,7 +96,7 @@ regions:
   returned: always
   type: dict
   contains:
-    declared_standby: {description: Whether the configuration makes it a standby; null when unknown., type: bool}
+    declared_standby: {description: Whether its configuration makes it a standby; null if unknown., type: bool}
     leader: {description: The host that leads the region., type: str}
     initialized: {description: Whether the region has a dynamic configuration., type: bool}
     members: {description: "Role, state, timeline, position and error of each host.", type: dict}
@@ -101,11 +106,11 @@ import dataclasses
 import json
 import pwd
 import subprocess
-from datetime import datetime, timezone
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-
 from ansible_collections.muster.platform.plugins.module_utils._errors import MusterError
 from ansible_collections.muster.platform.plugins.module_utils._patroni import (
     TLS_OPTIONS,
@@ -127,19 +132,51 @@ def newest_backup(document: Any) -> str | None:
     ]
     if not stops:
         return None
-    return datetime.fromtimestamp(max(stops), timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return datetime.fromtimestamp(max(stops), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def read_backup(stanza: str, user: str) -> tuple[str | None, str | None]:
-    """The newest backup's time, or why it is not known."""
+def read_repository(stanza: str, user: str, number: int, host: str) -> tuple[str | None, str | None]:
+    """The newest backup's time in one repository, or why it is not known.
+
+    One repository a call: over several, pgBackRest 2.55 asks only the first for its cipher.
+    """
+    command = [
+        "pgbackrest",
+        f"--stanza={stanza}",
+        f"--repo={number}",
+        "--output=json",
+        "--log-level-console=off",
+    ]
     try:
         pwd.getpwnam(user)
-        command = ["pgbackrest", f"--stanza={stanza}", "--output=json", "--log-level-console=off", "info"]
-        result = subprocess.run(command, user=user, capture_output=True, text=True, timeout=10, check=True, cwd="/")
-        at = newest_backup(json.loads(result.stdout))
+        result = subprocess.run(
+            [*command, "info"],
+            user=user,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=10,
+            check=True,
+            cwd="/",
+        )
+        document = json.loads(result.stdout)
     except (OSError, KeyError, ValueError, subprocess.SubprocessError) as error:
-        return None, f"the backup repositories could not be read: {error}"
-    return at, None if at else "there is no backup yet"
+        return None, f"the backup repository on {host} could not be read: {error}"
+    bad = [stanza["status"]["message"] for stanza in document if stanza["status"]["code"] not in (0, 1, 2, 3)]
+    if bad:
+        return None, f"the backup repository on {host} could not be read: {bad[0].splitlines()[0]}"
+    at = newest_backup(document)
+    return at, None if at else f"the backup repository on {host} holds no backup yet"
+
+
+def read_backups(stanza: str, user: str, hosts: list[str]) -> tuple[str | None, list[str]]:
+    """The newest backup's time in any repository, and what is wrong with each."""
+    with ThreadPoolExecutor(max_workers=max(1, len(hosts))) as pool:
+        found = list(
+            pool.map(lambda n: read_repository(stanza, user, n, hosts[n - 1]), range(1, len(hosts) + 1))
+        )
+    times = [at for at, _reason in found if at]
+    return max(times, default=None), [reason for _at, reason in found if reason]
 
 
 def describe(region: Region) -> dict[str, Any]:
@@ -166,10 +203,11 @@ def run(params: dict[str, Any]) -> dict[str, Any]:
     regions = Survey(params["regions"], Tls.from_params(params), params["api_port"]).all()
     status = recovery_status(regions[home].members[params["host"]], regions)
     if params["stanza"]:
-        status["last_backup_at"], reason = read_backup(params["stanza"], params["backup_user"])
-        if reason:
-            status["reasons"].append(reason)
-            status["healthy"] = False
+        status["last_backup_at"], reasons = read_backups(
+            params["stanza"], params["backup_user"], params["repositories"]
+        )
+        status["reasons"] += reasons
+        status["healthy"] = not status["reasons"]
     found = primaries(regions)
     return {
         "recovery_status": status,
@@ -186,6 +224,7 @@ def main() -> None:
             "api_port": {"type": "int", "default": 8008},
             **TLS_OPTIONS,
             "stanza": {"type": "str"},
+            "repositories": {"type": "list", "elements": "str", "default": []},
             "backup_user": {"type": "str", "default": "postgres"},
         },
         supports_check_mode=True,

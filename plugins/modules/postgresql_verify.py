@@ -11,7 +11,7 @@ version_added: 0.1.0
 description:
   - Logs in to each endpoint as an ordinary role, over TLS with a verified name, writes a row and reads it
     back. No socket, no superuser.
-  - Fails when an endpoint does not lead to a writable server in time, or leads to another region than expected.
+  - Fails when an endpoint does not lead to a writable server in time, or leads to another region than asked.
 options:
   endpoints:
     description: The endpoints, each with C(host) and C(port).
@@ -79,7 +79,6 @@ import time
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-
 from ansible_collections.muster.platform.plugins.module_utils._errors import MusterError
 from ansible_collections.muster.platform.plugins.module_utils._wait import wait_until
 
@@ -96,7 +95,7 @@ READ = "SELECT written_at, host(inet_server_addr()), current_setting('cluster_na
 def write_and_read(params: dict[str, Any], host: str, port: int) -> dict[str, Any]:
     """One login, one write, one read of it; MusterError with the reason when any of it fails."""
     try:
-        import psycopg2  # noqa: PLC0415
+        import psycopg2
     except ImportError as error:
         raise MusterError("python3-psycopg2 is not installed") from error
     started = time.monotonic()
@@ -152,7 +151,10 @@ def main() -> None:
                 "type": "list",
                 "elements": "dict",
                 "required": True,
-                "options": {"host": {"type": "str", "required": True}, "port": {"type": "int", "required": True}},
+                "options": {
+                    "host": {"type": "str", "required": True},
+                    "port": {"type": "int", "required": True},
+                },
             },
             "database": {"type": "str", "required": True},
             "user": {"type": "str", "required": True},
