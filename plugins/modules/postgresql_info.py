@@ -96,7 +96,7 @@ regions:
   returned: always
   type: dict
   contains:
-    declared_standby: {description: Whether its configuration makes it a standby; null if unknown., type: bool}
+    declared_standby: {description: Whether its configuration makes it a standby; null if unknown, type: bool}
     leader: {description: The host that leads the region., type: str}
     initialized: {description: Whether the region has a dynamic configuration., type: bool}
     members: {description: "Role, state, timeline, position and error of each host.", type: dict}

@@ -89,7 +89,10 @@ WRITE = (
     "INSERT INTO muster_verify VALUES (1, clock_timestamp()) "
     "ON CONFLICT (id) DO UPDATE SET written_at = excluded.written_at RETURNING written_at"
 )
-READ = "SELECT written_at, host(inet_server_addr()), current_setting('cluster_name') FROM muster_verify WHERE id = 1"
+READ = (
+    "SELECT written_at, host(inet_server_addr()), current_setting('cluster_name') "
+    "FROM muster_verify WHERE id = 1"
+)
 
 
 def write_and_read(params: dict[str, Any], host: str, port: int) -> dict[str, Any]:

@@ -11,7 +11,7 @@ version_added: 0.1.0
 description:
   - Looks at regions, quorums, objectives and every role's variables for every host, on the controller,
     without a connection. All that is wrong is told at once, a sentence each.
-  - "Reads from the inventory: C(dr_initial_primary_region), C(dr_target_region), C(dr_objectives), groups, and
+  - "Reads from the inventory: C(dr_initial_primary_region), C(dr_target_region), C(dr_objectives), groups and
     the variables that the roles declare."
 options: {}
 attributes:
