@@ -98,12 +98,13 @@ regions:
   contains:
     declared_standby: {description: Whether its configuration makes it a standby; null if unknown, type: bool}
     leader: {description: The host that leads the region., type: str}
-    initialized: {description: Whether the region has a dynamic configuration., type: bool}
+    initialized: {description: Whether it has a configuration., type: bool}
     members: {description: "Role, state, timeline, position and error of each host.", type: dict}
 """
 
 import dataclasses
 import json
+import os
 import pwd
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
@@ -148,10 +149,12 @@ def read_repository(stanza: str, user: str, number: int, host: str) -> tuple[str
         "--log-level-console=off",
     ]
     try:
-        pwd.getpwnam(user)
+        account = pwd.getpwnam(user)
         result = subprocess.run(
             [*command, "info"],
-            user=user,
+            user=account.pw_uid,
+            group=account.pw_gid,
+            extra_groups=os.getgrouplist(user, account.pw_gid),
             capture_output=True,
             text=True,
             errors="replace",
@@ -162,7 +165,12 @@ def read_repository(stanza: str, user: str, number: int, host: str) -> tuple[str
         document = json.loads(result.stdout)
     except (OSError, KeyError, ValueError, subprocess.SubprocessError) as error:
         return None, f"the backup repository on {host} could not be read: {error}"
-    bad = [stanza["status"]["message"] for stanza in document if stanza["status"]["code"] not in (0, 1, 2, 3)]
+    bad = [
+        repository["status"]["message"]
+        for found in document
+        for repository in found.get("repo", [])
+        if repository["status"]["code"] not in (0, 1, 2, 3)
+    ]
     if bad:
         return None, f"the backup repository on {host} could not be read: {bad[0].splitlines()[0]}"
     at = newest_backup(document)
