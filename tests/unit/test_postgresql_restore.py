@@ -113,6 +113,8 @@ def at(moment: datetime) -> str:
             f"is before the end of the backup {FIRST}: the earliest possible time is {_restore.utc(HOUR_AGO)}",
         ),
     ],
+    # The times would be in the names, and differ between the processes that run the tests.
+    ids=["no zone", "no time", "future", "before the backup"],
 )
 def test_an_impossible_time_is_refused(
     fake: FakePgBackRest, capsys: pytest.CaptureFixture[str], text: str, reason: str
