@@ -584,8 +584,12 @@ class Lock:
             raise MusterError(f"the lock {self.name} of {self.holder} was lost: {reason}")
 
     def guard(self) -> dict[str, Any]:
-        """For a transaction of this lock's etcd: true only while the lock is ours, whatever our clock says."""
+        """For a transaction of this lock's etcd: true only while it is ours, whatever our clock says."""
         return {"key": _b64(self.key), "target": "LEASE", "result": "EQUAL", "lease": str(self._lease or -1)}
+
+    def is_mine(self, found: Sequence[KeyValue]) -> bool:
+        """Whether what was read of the lock's key says that the lock is ours."""
+        return self._lease is not None and bool(found) and found[0].lease == self._lease
 
     def _revoke(self, lease: int) -> None:
         """Best effort: a lease that cannot be revoked ends by itself."""

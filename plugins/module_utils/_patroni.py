@@ -7,7 +7,7 @@ from __future__ import annotations
 import http.client
 import json
 import ssl
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 from ansible_collections.muster.platform.plugins.module_utils._errors import MusterError
 
 PORT = 8008
+NAMESPACE = "/service"  # of Patroni's keys in etcd
 ROLES = {
     "primary": "primary",
     "master": "primary",  # Patroni 3, Debian 12
@@ -61,13 +62,19 @@ class Patroni:
         self._context: ssl.SSLContext | None = None
         self._connection: http.client.HTTPSConnection | None = None
 
-    def request(self, method: str, path: str, body: Any = None, timeout: float | None = None) -> tuple[int, str]:
+    def request(
+        self, method: str, path: str, body: Any = None, timeout: float | None = None
+    ) -> tuple[int, str]:
         """Send one request and return status and text; a dropped keep-alive connection is reopened once."""
         data = None if body is None else json.dumps(body)
         for fresh in (self._connection is None, True):
             try:
                 return self._send(method, path, data, timeout or self.timeout)
-            except (http.client.RemoteDisconnected, http.client.CannotSendRequest, ConnectionResetError) as error:
+            except (
+                http.client.RemoteDisconnected,
+                http.client.CannotSendRequest,
+                ConnectionResetError,
+            ) as error:
                 self.close()
                 if fresh or method != "GET":
                     raise self._error(method, path, error) from error
@@ -84,7 +91,9 @@ class Patroni:
             # Not before it is needed: a host without certificates yet has an unknown state, not an error.
             self._context = self._tls.context()
         if self._connection is None:
-            self._connection = http.client.HTTPSConnection(self.host, self.port, timeout=timeout, context=self._context)
+            self._connection = http.client.HTTPSConnection(
+                self.host, self.port, timeout=timeout, context=self._context
+            )
         self._connection.timeout = timeout
         if self._connection.sock is not None:
             self._connection.sock.settimeout(timeout)
@@ -116,7 +125,9 @@ class Patroni:
         """Change the region's dynamic configuration; returns what it is now."""
         status, text = self.request("PATCH", "/config", change, timeout)
         if status != 200:
-            raise MusterError(f"Patroni on {self.host} refused the configuration change ({status}): {text[:200]}")
+            raise MusterError(
+                f"Patroni on {self.host} refused the configuration change ({status}): {text[:200]}"
+            )
         document = json.loads(text)
         return document if isinstance(document, dict) else {}
 
@@ -143,6 +154,7 @@ class Member:
     system_identifier: str | None = None
     server_version: int | None = None
     patroni_version: str | None = None
+    scope: str | None = None
     replayed_at: str | None = None
     sync_standby: bool = False
     replication: list[dict[str, Any]] = field(default_factory=list)
@@ -176,9 +188,18 @@ def member_from(host: str, region: str, status: Mapping[str, Any]) -> Member:
         system_identifier=status.get("database_system_identifier"),
         server_version=status.get("server_version"),
         patroni_version=(status.get("patroni") or {}).get("version"),
+        scope=(status.get("patroni") or {}).get("scope"),
         replayed_at=xlog.get("replayed_timestamp"),
         sync_standby=bool(status.get("sync_standby")),
         replication=list(status.get("replication") or []),
+    )
+
+
+def is_standby(config: Mapping[str, Any]) -> bool:
+    """Whether Patroni takes this configuration for a standby's: by its own rule, not by the key alone."""
+    section = config.get("standby_cluster")
+    return isinstance(section, Mapping) and any(
+        section.get(key) for key in ("host", "port", "restore_command")
     )
 
 
@@ -194,7 +215,7 @@ class Region:
     @property
     def declared_standby(self) -> bool | None:
         """Whether Patroni's configuration makes this region a standby; None when not known."""
-        return None if self.config is None else bool(self.config.get("standby_cluster"))
+        return None if self.config is None else is_standby(self.config)
 
     @property
     def primary(self) -> Member | None:
@@ -216,7 +237,9 @@ class Region:
 class Survey:
     """Asks every PostgreSQL host at once; keeps the connections for the next question."""
 
-    def __init__(self, regions: Mapping[str, Sequence[str]], tls: Tls, port: int = PORT, timeout: float = 2.0) -> None:
+    def __init__(
+        self, regions: Mapping[str, Sequence[str]], tls: Tls, port: int = PORT, timeout: float = 2.0
+    ) -> None:
         self.regions = {name: list(hosts) for name, hosts in regions.items()}
         self.clients = {
             host: Patroni(host, tls, port, timeout) for hosts in self.regions.values() for host in hosts
@@ -244,6 +267,14 @@ class Survey:
             except MusterError as error:
                 result.config_error = str(error)
         return result
+
+    def members(self, without: Collection[str] = ()) -> list[Member]:
+        """Every PostgreSQL host of every region but some, and no configurations."""
+        places = [
+            (name, host) for name, hosts in self.regions.items() for host in hosts if host not in without
+        ]
+        with ThreadPoolExecutor(max_workers=max(1, len(places))) as pool:
+            return list(pool.map(lambda place: self.member(*place), places))
 
     def all(self) -> dict[str, Region]:
         with ThreadPoolExecutor(max_workers=max(1, len(self.regions))) as pool:

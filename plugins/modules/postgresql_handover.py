@@ -13,7 +13,9 @@ description:
     has replayed all that the old primary holds, proven by LSN, the target opens for writes."
   - When a step before the promotion fails, the old primary is put back. When it is interrupted, run it
     again; it finishes, or rolls back. At no point may both regions take writes.
-  - Holds a lock in the etcd of every region while it works, so that a second one waits or is refused.
+  - Holds a lock in the etcd of every region while it works, so that a second one waits or is refused. Each
+    change is a transaction of that etcd which fails when the lock is not held any more.
+  - Patroni's names of its members must be the hosts' names in O(regions), and its namespace C(/service).
   - Run it on a PostgreSQL host of the target region.
 options:
   regions:
@@ -95,7 +97,9 @@ EXAMPLES = r"""
 
 RETURN = r"""
 situation:
-  description: "V(start) for a whole move, V(resume) for one that an earlier run began, V(done) when there was nothing to do."
+  description:
+    - V(start) for a whole move, V(resume) for one that an earlier run began, V(done) when there was nothing
+      to do.
   returned: always
   type: str
 timeline_before:
@@ -126,18 +130,18 @@ muster_phases:
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-
 from ansible_collections.muster.platform.plugins.module_utils._errors import MusterError
 from ansible_collections.muster.platform.plugins.module_utils._etcd import EtcdClient, Lock
 from ansible_collections.muster.platform.plugins.module_utils._handover import (
-    EtcdJournal,
+    EtcdDcs,
     Handover,
     Limits,
+    LockLost,
     Psycopg,
 )
 from ansible_collections.muster.platform.plugins.module_utils._patroni import TLS_OPTIONS, Survey, Tls
@@ -149,7 +153,9 @@ def other_region(params: dict[str, Any]) -> str:
     """The source; there are exactly two regions."""
     names = sorted(params["regions"])
     if params["target"] not in names:
-        raise MusterError(f"{params['target']} is no region with PostgreSQL hosts; there are: {', '.join(names)}")
+        raise MusterError(
+            f"{params['target']} is no region with PostgreSQL hosts; there are: {', '.join(names)}"
+        )
     if len(names) != 2:
         raise MusterError(f"a switch needs two regions with PostgreSQL hosts, found: {', '.join(names)}")
     return next(name for name in names if name != params["target"])
@@ -165,17 +171,19 @@ def limits_from(params: dict[str, Any]) -> Limits:
 
 
 @contextmanager
-def locked(clients: dict[str, EtcdClient], holder: str) -> Iterator[list[Lock]]:
-    """Hold the lock of every region, taken in the order of their names so that two cannot block each other."""
+def locked(clients: Mapping[str, EtcdClient], holder: str) -> Iterator[dict[str, Lock]]:
+    """Hold the lock of every region, taken in the order of their names: two cannot block each other."""
     with ExitStack() as stack:
-        yield [
-            stack.enter_context(clients[name].lock(LOCK, f"{holder} (pid {os.getpid()})", ttl=10, wait=20))
+        yield {
+            name: stack.enter_context(
+                clients[name].lock(LOCK, f"{holder} (pid {os.getpid()})", ttl=10, wait=20)
+            )
             for name in sorted(clients)
-        ]
+        }
 
 
-def run(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
-    """Take the locks and move."""
+def prepare(params: dict[str, Any]) -> tuple[Handover, EtcdDcs]:
+    """The move, with everything it talks to."""
     source = other_region(params)
     tls = Tls.from_params(params)
     clients = {
@@ -185,25 +193,46 @@ def run(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
     }
     if set(clients) != set(params["regions"]):
         raise MusterError("etcd_endpoints must name both regions")
+    survey = Survey(params["regions"], tls, params["api_port"])
+    dcs = EtcdDcs(clients, survey)
     handover = Handover(
-        survey=Survey(params["regions"], tls, params["api_port"]),
+        survey=survey,
         sql=Psycopg(params["operator"], params["operator_password"], tls.ca_certificate, params["port"]),
-        journal=EtcdJournal(clients[params["target"]].clone()),
+        dcs=dcs,
         source=source,
         target=params["target"],
         standby_cluster=params["standby_cluster"],
         limits=limits_from(params),
     )
-    if check_mode:
-        return {**handover.run(check=True), "muster_phases": []}
-    with locked(clients, params["holder"]) as locks:
+    return handover, dcs
 
-        def still_held() -> None:
-            for lock in locks:
-                lock.assert_held()
 
-        handover.still_held = still_held
-        result = handover.run()
+def move(handover: Handover, dcs: EtcdDcs, holder: str) -> dict[str, Any]:
+    """Take the locks and move; when they are lost, take them anew and go on as a rerun would."""
+    lost = False
+    while True:
+        with locked(dcs.clients, holder) as locks:
+            dcs.locks = locks
+
+            def still_held(locks: dict[str, Lock] = locks) -> None:
+                for lock in locks.values():
+                    lock.assert_held()
+
+            handover.still_held = still_held
+            try:
+                result = handover.run()
+                return {**result, "changed": result["changed"] or lost}
+            except LockLost as error:
+                if lost:
+                    raise MusterError(
+                        f"{error}; nothing was changed after that: run the same command again"
+                    ) from error
+                lost = True
+
+
+def run(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
+    handover, dcs = prepare(params)
+    result = handover.run(check=True) if check_mode else move(handover, dcs, params["holder"])
     return {**result, "muster_phases": handover.phases}
 
 
