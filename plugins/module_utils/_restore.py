@@ -78,7 +78,9 @@ class Target:
                 timeline,
             ]
         if self.named:
-            return [*general, "--type=immediate", f"--target-action={action}", "--target-timeline=current"]
+            # pgBackRest takes no timeline for this type, but PostgreSQL does.
+            timeline = f"--recovery-option=recovery_target_timeline={self.timeline}"
+            return [*general, "--type=immediate", f"--target-action={action}", timeline]
         return [*general, "--type=default", f"--target-timeline={self.timeline}"]
 
 
@@ -127,12 +129,18 @@ def parse_history(text: str) -> dict[int, int]:
     return found
 
 
+def timeline_of(backup: Backup) -> int | None:
+    return int(backup.wal_stop[:8], 16) if backup.wal_stop else None
+
+
 def on_history(backup: Backup, timeline: int, history: Mapping[int, int]) -> bool:
     """Whether the timeline can be reached from the backup: it ended before its own was left."""
-    if backup.wal_stop is None or backup.lsn_stop is None:
-        return True
-    own = int(backup.wal_stop[:8], 16)
-    return own == timeline or (own in history and parse_lsn(backup.lsn_stop) <= history[own])
+    own = timeline_of(backup)
+    return (
+        own is None
+        or own == timeline
+        or (own in history and parse_lsn(backup.lsn_stop or "0/0") <= history[own])
+    )
 
 
 class Archive:
@@ -152,13 +160,31 @@ class Archive:
             raise MusterError(f"the archive of repository {self.repository} cannot be read: {reason}")
         return result.stdout
 
+    def histories(self) -> set[int]:
+        """The timelines whose history files are there."""
+        if self.path is None:
+            return set()
+        names = self._command("repo-ls", "--filter=[.]history$", self.path).split()
+        return {int(name[:8], 16) for name in names}
+
     def newest(self) -> int:
         """The highest timeline that has WAL or a history in the archive."""
-        numbers = [int(name[:8], 16) for name in self.segments]
-        if self.path:
-            names = self._command("repo-ls", "--filter=[.]history$", self.path).split()
-            numbers += [int(name[:8], 16) for name in names]
-        return max(numbers, default=1)
+        return max([*(int(name[:8], 16) for name in self.segments), *self.histories()], default=1)
+
+    def refuse_taken_timeline(self, timeline: int) -> None:
+        """PostgreSQL takes the first number without a history file after the one it follows.
+
+        A timeline that ended before its history was archived leaves a gap, and its
+        WAL is there all the same: archiving would fail on it for ever.
+        """
+        histories, taken = self.histories(), timeline + 1
+        while taken in histories:
+            taken += 1
+        if taken <= self.newest():
+            raise MusterError(
+                f"timeline {timeline} cannot be followed into place: the new timeline would be {taken}, whose "
+                f"WAL repository {self.repository} has already; restore into a directory instead"
+            )
 
     def history(self, timeline: int) -> dict[int, int]:
         if timeline == 1 or self.path is None:
@@ -208,20 +234,19 @@ def plan(
     if found.problems or not found.exists:
         reason = "; ".join(found.problems) or f"it has no stanza {program.stanza}"
         raise MusterError(f"postgresql_restore_repository {repository} cannot be used: {reason[:300]}")
-    named = bool(label) and moment is None
     archive = Archive(program, repository, found)
     wanted = timeline or archive.newest()
-    if named:
-        backup = choose(found, None, label, lambda _backup: True)
-        return Target(backup, None, True, int((backup.wal_stop or "1")[:8], 16), repository)
     history = archive.history(wanted)
     backup = choose(found, moment, label, lambda candidate: on_history(candidate, wanted, history))
-    if label and not on_history(backup, wanted, history):
-        raise MusterError(
-            f"postgresql_restore_backup {label} is not on the history of timeline {wanted}: "
-            "give its own as postgresql_restore_timeline"
-        )
-    return Target(backup, moment, False, wanted, repository)
+    named = bool(label) and moment is None
+    if not on_history(backup, wanted, history):
+        if not named:
+            raise MusterError(
+                f"postgresql_restore_backup {label} is not on the history of timeline {wanted}: "
+                "give its own as postgresql_restore_timeline"
+            )
+        wanted = timeline_of(backup) or wanted
+    return Target(backup, None if named else moment, named, wanted, repository)
 
 
 # --- the temporary server ----------------------------------------------------
@@ -319,7 +344,7 @@ class Server:
             return
         settings = self.settings()
         lines = [f"{name} = '{value}'" for name, value in settings.items()]
-        self._write(CONFIG, "\n".join(["include 'postgresql.conf'", *lines, ""]))
+        self._write(CONFIG, "\n".join(["include_if_exists 'postgresql.conf'", *lines, ""]))
         # What ALTER SYSTEM set in the backup comes after this file, and would win.
         self._filter(re.compile(rf"\s*({'|'.join(settings)})\s*="))
 

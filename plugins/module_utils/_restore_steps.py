@@ -241,27 +241,29 @@ def look(params: Params, _check_mode: bool) -> dict[str, Any]:
 def check(params: Params, _check_mode: bool) -> dict[str, Any]:
     """Whether what was asked for can be had, into place."""
     target = target_of(params)
-    refuse_older_archive(params)
+    refuse_wrong_timeline(params, target)
     return {"changed": False, "restored": as_dict(target, None), "needed_mb": needed_mb(target)}
 
 
-def refuse_older_archive(params: Params) -> None:
-    """The new timeline must be new to every repository, so the one read must know the newest."""
+def refuse_wrong_timeline(params: Params, target: Target) -> None:
+    """The timeline that the promotion begins must be new to every repository."""
     program = program_of(params)
 
-    def newest(repository: int) -> int:
-        try:
-            return Archive(program, repository, program.info(f"--repo={repository}")).newest()
-        except MusterError:
-            return 0
+    def archive(repository: int) -> Archive:
+        return Archive(program, repository, program.info(f"--repo={repository}"))
 
-    chosen = params["repository"]
-    other = 3 - chosen
-    if newest(other) > newest(chosen):
+    chosen, other = params["repository"], 3 - params["repository"]
+    try:
+        elsewhere = archive(other).newest()
+    except MusterError:
+        elsewhere = 0
+    here = archive(chosen)
+    if elsewhere > here.newest():
         raise MusterError(
             f"repository {other} of {params['host']} knows a newer timeline than repository {chosen}: "
             f"set postgresql_restore_repository to {other}"
         )
+    here.refuse_taken_timeline(target.timeline)
 
 
 def refuse_directory(params: Params, target: Target) -> None:

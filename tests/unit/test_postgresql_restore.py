@@ -210,12 +210,37 @@ def test_the_repository_must_know_the_newest_timeline(
     fake: FakePgBackRest, capsys: pytest.CaptureFixture[str]
 ) -> None:
     first, second = info(backup(FIRST, HOUR_AGO)), info(newest_wal="000000020000000000000009")
-    for answer in (first, second, first):
+    for answer in (first, second, first):  # planned from 1, then 2 and 1 are compared
         fake.answer("info", answer)
     found = call(fake, capsys, "plan")
     assert found["msg"] == (
         "repository 2 of north-2 knows a newer timeline than repository 1: set postgresql_restore_repository to 2"
     )
+
+
+def test_a_taken_timeline_is_refused(fake: FakePgBackRest, capsys: pytest.CaptureFixture[str]) -> None:
+    """Timeline 3 ended before its history was archived: after 2 comes 3 again, and its WAL is there."""
+    fake.answers["repo-ls"] = []
+    fake.answer("repo-ls", "00000002.history\n00000004.history\n")
+    fake.answer("repo-get", "1\t0/4000000\tx\n")
+    fake.answer("info", info(backup(FIRST, HOUR_AGO, timeline=2), newest_wal="000000040000000000000009"))
+    moment = at(NOW - timedelta(minutes=5))
+    found = call(fake, capsys, "plan", to_time=moment, timeline=2)
+    assert "timeline 2 cannot be followed into place: the new timeline would be 3" in found["msg"]
+
+
+def test_a_named_backup_follows_the_newest_timeline_that_it_leads_to(
+    fake: FakePgBackRest, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fake.answers["repo-ls"] = []
+    fake.answer("repo-ls", "00000002.history\n00000003.history\n")
+    fake.answer("repo-get", HISTORY)
+    fake.answer(
+        "info",
+        info(backup(FIRST, HOUR_AGO), backup(SECOND, HOUR_AGO + 1800, timeline=2, lsn="0/5000100")),
+    )
+    found = [call(fake, capsys, "plan", backup=label)["restored"] for label in (FIRST, SECOND)]
+    assert [restored["target_timeline"] for restored in found] == [3, 2]
 
 
 # --- into a directory --------------------------------------------------------
