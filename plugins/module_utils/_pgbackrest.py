@@ -175,7 +175,7 @@ class PgBackRest:
     def run(self, *words: str, timeout: float) -> Result:
         """Run one command to its end; its exit code is for the caller to judge."""
         try:
-            return subprocess.run(
+            return subprocess.run(  # pylint: disable=ansible-bad-function
                 ["pgbackrest", *words],
                 capture_output=True, text=True, errors="replace", timeout=timeout, check=False, cwd="/",
                 env={"PATH": PROGRAMS, "LC_ALL": "C.UTF-8"},

@@ -134,7 +134,9 @@ def alone(timeout: float) -> Iterator[None]:
 
 
 def systemctl(*words: str) -> None:
-    result = subprocess.run(["systemctl", *words], capture_output=True, text=True, timeout=180, check=False)
+    result = subprocess.run(  # pylint: disable=ansible-bad-function
+        ["systemctl", *words], capture_output=True, text=True, timeout=180, check=False
+    )
     if result.returncode != 0:
         reason = result.stderr.strip() or result.stdout.strip()
         raise MusterError(f"systemctl {' '.join(words)} failed: {reason}")

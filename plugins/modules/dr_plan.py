@@ -69,10 +69,10 @@ def git_sha(repository: Path) -> str | None:
     """The commit, or None where there is no git or no commit."""
     command = ["git", "-C", str(repository)]
     try:
-        sha = subprocess.run(
+        sha = subprocess.run(  # pylint: disable=ansible-bad-function
             [*command, "rev-parse", "HEAD"], capture_output=True, text=True, timeout=20, check=True
         ).stdout.strip()
-        dirty = subprocess.run(
+        dirty = subprocess.run(  # pylint: disable=ansible-bad-function
             [*command, "status", "--porcelain", "--untracked-files=no"],
             capture_output=True,
             text=True,

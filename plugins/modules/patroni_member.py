@@ -84,7 +84,9 @@ from ansible_collections.muster.platform.plugins.module_utils._wait import wait_
 
 def systemctl(*words: str) -> str:
     """Run systemctl; its output, or a MusterError with what it said."""
-    result = subprocess.run(["systemctl", *words], capture_output=True, text=True, timeout=120, check=False)
+    result = subprocess.run(  # pylint: disable=ansible-bad-function
+        ["systemctl", *words], capture_output=True, text=True, timeout=120, check=False
+    )
     if result.returncode != 0 and words[0] != "is-active":
         raise MusterError(
             f"systemctl {' '.join(words)} failed: {result.stderr.strip() or result.stdout.strip()}"

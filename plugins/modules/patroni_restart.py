@@ -104,7 +104,7 @@ from ansible_collections.muster.platform.plugins.module_utils._wait import wait_
 def installed_version(bin_directory: str) -> int | None:
     """The installed server's version as PostgreSQL numbers it (17.11 is 170011)."""
     try:
-        text = subprocess.run(
+        text = subprocess.run(  # pylint: disable=ansible-bad-function
             [f"{bin_directory}/postgres", "--version"], capture_output=True, text=True, timeout=10, check=True
         ).stdout
     except (OSError, subprocess.SubprocessError):

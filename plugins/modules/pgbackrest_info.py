@@ -154,7 +154,7 @@ from ansible_collections.muster.platform.plugins.module_utils._pgbackrest import
 def active(unit: str) -> bool | None:
     """Whether systemd runs the unit; None where there is no systemd to ask."""
     try:
-        result = subprocess.run(
+        result = subprocess.run(  # pylint: disable=ansible-bad-function
             ["systemctl", "is-active", unit], capture_output=True, text=True, timeout=10, check=False
         )
     except (OSError, subprocess.SubprocessError):

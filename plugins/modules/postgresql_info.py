@@ -150,7 +150,7 @@ def read_repository(stanza: str, user: str, number: int, host: str) -> tuple[str
     ]
     try:
         account = pwd.getpwnam(user)
-        result = subprocess.run(
+        result = subprocess.run(  # pylint: disable=ansible-bad-function
             [*command, "info"],
             user=account.pw_uid,
             group=account.pw_gid,
