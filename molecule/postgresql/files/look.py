@@ -62,7 +62,9 @@ def logins() -> dict[str, Any]:
         "direct": ask(connect("north-1"), how),
         "pooler": ask(connect("north-1", POOLER), "SELECT current_user"),
         "pooler_tls": connect("north-1", POOLER).info.ssl_in_use,
-        "secret": ask(superuser("north-1"), "SELECT rolpassword FROM pg_authid WHERE rolname = 'application'")[:14],
+        "secret": ask(
+            superuser("north-1"), "SELECT rolpassword FROM pg_authid WHERE rolname = 'application'"
+        )[:14],
         "plain": refusal("north-1", sslmode="disable"),
         "plain_pooler": refusal("north-1", POOLER, sslmode="disable"),
         "wrong_password": refusal("north-1", password="wrong"),
@@ -84,7 +86,9 @@ def settings(host: str) -> dict[str, Any]:
 def objects() -> dict[str, Any]:
     connection = superuser("north-1")
     return {
-        "owner": ask(connection, "SELECT pg_get_userbyid(datdba) FROM pg_database WHERE datname = 'application'"),
+        "owner": ask(
+            connection, "SELECT pg_get_userbyid(datdba) FROM pg_database WHERE datname = 'application'"
+        ),
         "inherits": ask(connection, "SELECT rolinherit FROM pg_roles WHERE rolname = 'application'"),
         "extensions": ask(connection, "SELECT array_agg(extname::text ORDER BY extname) FROM pg_extension"),
     }
