@@ -1,0 +1,92 @@
+# Copyright: the Muster authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""A full backup of 1 GB by the verb `backup`, against pgBackRest run by hand on the same repository host."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from bench.lab import BenchError, Lab, note
+from bench.result import Row
+
+STANZA = "muster"
+DATABASE = "muster_bench"
+# pgbench makes 15 MB for each.
+SCALE = 68
+LIMIT = 0.9
+ARCHIVED_SECONDS = 900
+
+
+def psql(lab: Lab, primary: str, statements: str, database: str = "postgres") -> str:
+    return lab.run(primary, f"runuser -u postgres -- psql -qAt -v ON_ERROR_STOP=1 -d {database}", statements)
+
+
+def load(lab: Lab, primary: str) -> None:
+    """1 GB in a database of its own, its WAL archived and replayed everywhere before anything is measured."""
+    psql(lab, primary, f"drop database if exists {DATABASE};")
+    psql(lab, primary, f"create database {DATABASE};")
+    pgbench = lab.run(primary, "ls /usr/lib/postgresql/*/bin/pgbench").split()[-1]
+    lab.run(primary, f"runuser -u postgres -- {pgbench} -q -i -I dtGvp -s {SCALE} {DATABASE} 2>&1")
+    psql(lab, primary, "checkpoint; select pg_switch_wal();")
+    deadline = time.monotonic() + ARCHIVED_SECONDS
+    while int(
+        psql(lab, primary, "select count(*) from pg_ls_archive_statusdir() where name like '%.ready';")
+    ):
+        if time.monotonic() > deadline:
+            raise BenchError(f"the WAL of the new data is not archived after {ARCHIVED_SECONDS} s")
+        time.sleep(2)
+    lab.patroni("settle")
+
+
+def ours(lab: Lab, repository: str) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory(prefix="muster-bench-") as directory:
+        path = Path(directory) / "result.json"
+        lab.play("bench/backup.yml", "-e", f"bench_repository={repository}", "-e", f"bench_result={path}")
+        found = json.loads(path.read_text())
+    return {key: found[key] for key in ("label", "bytes", "seconds", "verify_seconds")}
+
+
+def bare(lab: Lab, repository: str) -> dict[str, Any]:
+    return lab.ask(repository, "pgbackrest.py", {"action": "backup", "stanza": STANZA})
+
+
+def measure(lab: Lab, rounds: int) -> list[Row]:
+    settled = lab.patroni("settle")
+    primary, repository = settled["primary"], lab.members("backup_repository", settled["primary_region"])[0]
+    found: dict[str, list[dict[str, Any]]] = {"ours": [], "bare": []}
+    try:
+        load(lab, primary)
+        for number in range(rounds):
+            for way in ("ours", "bare") if number % 2 else ("bare", "ours"):
+                taken = {"ours": ours, "bare": bare}[way](lab, repository)
+                note(f"  {way}: {taken['bytes'] / 1e6:.0f} MB in {taken['seconds']:.1f} s")
+                found[way].append(taken)
+                # So that backups do not fill the disk; the earlier ones stay.
+                lab.ask(
+                    repository,
+                    "pgbackrest.py",
+                    {"action": "expire", "stanza": STANZA, "label": taken["label"]},
+                )
+    finally:
+        psql(lab, primary, f"drop database if exists {DATABASE};")
+    # Whatever else the machine does can only add time: the quickest round tells most.
+    speed = {
+        way: max(each["bytes"] / 1e6 / each["seconds"] for each in taken) for way, taken in found.items()
+    }
+    proven = max(each["bytes"] / 1e6 / (each["seconds"] + each["verify_seconds"]) for each in found["ours"])
+    return [
+        Row(
+            f"full backup of {found['ours'][0]['bytes'] / 1e9:.1f} GB, against raw pgBackRest",
+            speed["ours"],
+            "MB/s",
+            speed["bare"],
+            ">=",
+            LIMIT,
+            {"backups": found},
+        ),
+        Row("  the same with its proof, which the raw one lacks", proven, "MB/s"),
+    ]
