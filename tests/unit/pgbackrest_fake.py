@@ -36,6 +36,7 @@ class FakePgBackRest:
 
     def __init__(self, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.home = home
+        self.monkeypatch = monkeypatch
         self.user = getpass.getuser()
         self.answers: dict[str, list[dict[str, Any]]] = {}
         self.program("pgbackrest", PROGRAM.format(python=sys.executable, home=str(home)))
@@ -47,6 +48,12 @@ class FakePgBackRest:
         path = self.home / name
         path.write_text(text)
         path.chmod(path.stat().st_mode | stat.S_IXUSR)
+
+    def uninstall(self) -> None:
+        """Leave neither this pgbackrest nor one that the machine may have."""
+        (self.home / "pgbackrest").unlink()
+        for module in (_pgbackrest, _restore):
+            self.monkeypatch.setattr(module, "PROGRAMS", str(self.home))
 
     def answer(self, command: str, out: Any, rc: int = 0, files: dict[str, str] | None = None) -> None:
         text = out if isinstance(out, str) else json.dumps(out)

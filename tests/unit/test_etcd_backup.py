@@ -91,6 +91,8 @@ def backup(
 ) -> Backup:
     directory = tmp_path / "backups"
     directory.mkdir()
+    # The machine may have a real etcdutl, which would be preferred.
+    monkeypatch.setattr(program.shutil, "which", lambda _name: None)
 
     def run(keep: int = 3) -> tuple[int, str, str]:
         arguments = [

@@ -125,7 +125,7 @@ def test_info_without_the_program(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     fake = FakePgBackRest(tmp_path, monkeypatch)
-    (tmp_path / "pgbackrest").unlink()
+    fake.uninstall()
     found = read(fake, capsys)
     assert found["version"] is None
     assert "north-3: pgBackRest is not installed" in found["recovery_status"]["reasons"]
@@ -328,6 +328,6 @@ def test_check_mode_takes_nothing(fake: FakePgBackRest, capsys: pytest.CaptureFi
 
 
 def test_check_mode_on_a_fresh_host(fake: FakePgBackRest, capsys: pytest.CaptureFixture[str]) -> None:
-    (fake.home / "pgbackrest").unlink()
+    fake.uninstall()
     assert take(fake, capsys, only_if_none=True, _ansible_check_mode=True)["changed"] is True
     assert take(fake, capsys, _ansible_check_mode=True)["msg"] == "north-3: pgBackRest is not installed"
