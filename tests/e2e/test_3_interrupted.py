@@ -75,9 +75,9 @@ def test_a_switch_that_cannot_catch_up_puts_the_old_primary_back(healthy: Lab) -
     home = lab.primary_region()
     away = {"north": "south", "south": "north"}[home]
     since = lab.now()
-    # The standby leader stops replaying just before: it will never hold all of the old primary's WAL.
+    # Replay on the standbys stands still: they will never hold all of the old primary's WAL.
     for host in (f"{away}-1", f"{away}-2"):
-        lab.sh(host, "su postgres -c \"psql -qc 'select pg_wal_replay_pause()'\"")
+        lab.sh(host, "pkill -STOP -f '[s]tartup recovering'")
     try:
         run = lab.play(
             "dr_switchover",
@@ -88,7 +88,7 @@ def test_a_switch_that_cannot_catch_up_puts_the_old_primary_back(healthy: Lab) -
         )
     finally:
         for host in (f"{away}-1", f"{away}-2"):
-            lab.sh(host, "su postgres -c \"psql -qc 'select pg_wal_replay_resume()'\"", check=False)
+            lab.sh(host, "pkill -CONT -f '[s]tartup recovering'", check=False)
     assert run.code != 0
     assert "rolled back" in run.output
     assert wait(lambda: lab.primary_region() == home, "the old primary to be back", 60)
