@@ -160,6 +160,18 @@ class Member:
         return self.role == "primary" and self.state == "running"
 
 
+def _guessed_state(status: Mapping[str, Any], role: str) -> str | None:
+    """What Patroni before 3.1 (Debian 12 has 3.0) does not say: a standby that receives WAL streams.
+
+    The received position is of the last WAL receiver, which may have ended: the gates of a switch look at
+    positions and timelines too.
+    """
+    version = (status.get("patroni") or {}).get("version") or ""
+    if role == "primary" or not version.startswith(("2.", "3.0.")) or status.get("state") != "running":
+        return None
+    return "streaming" if (status.get("xlog") or {}).get("received_location") else None
+
+
 def member_from(host: str, region: str, status: Mapping[str, Any]) -> Member:
     """Read the answer of GET /patroni."""
     xlog = status.get("xlog") or {}
@@ -178,7 +190,7 @@ def member_from(host: str, region: str, status: Mapping[str, Any]) -> Member:
         timeline=status.get("timeline"),
         lsn=xlog.get("location") if "location" in xlog else xlog.get("replayed_location"),
         received=received,
-        replication_state=status.get("replication_state"),
+        replication_state=status.get("replication_state") or _guessed_state(status, role),
         pending_restart=bool(status.get("pending_restart")),
         system_identifier=status.get("database_system_identifier"),
         server_version=status.get("server_version"),
