@@ -114,6 +114,7 @@ from ansible_collections.muster.platform.plugins.module_utils._pgbackrest import
     Backup,
     PgBackRest,
     Repository,
+    Result,
     as_dict,
     free_mb,
     reason_from,
@@ -178,18 +179,25 @@ class Task:
             )
         raise MusterError(f"the backup on {self.host} failed: {reason_from(output)}; {kept(found)}")
 
-    def take(self, before: Repository) -> tuple[Backup, float]:
-        """Take it; the backup that is listed now and was not before."""
+    def attempt(self, *options: str) -> tuple[Result, float]:
+        """One backup once no other is under way; what was said, and the seconds it took."""
         started = time.monotonic()
 
-        def attempt() -> Any:
+        def once() -> Result:
             nonlocal started
             started = time.monotonic()
-            options = (f"--type={self.params['type']}", "--log-level-console=warn")
-            return self.program.command("backup", *options, timeout=self.params["timeout"])
+            words = (f"--type={self.params['type']}", "--log-level-console=warn", *options)
+            return self.program.command("backup", *words, timeout=self.params["timeout"])
 
-        result = when_free(attempt, self.params["timeout"])
-        seconds = time.monotonic() - started
+        result = when_free(once, self.params["timeout"])
+        return result, time.monotonic() - started
+
+    def take(self, before: Repository) -> tuple[Backup, float]:
+        """Take it; the backup that is listed now and was not before."""
+        result, seconds = self.attempt()
+        if result.returncode != 0 and re.search("standby", reason_from(result.stdout + result.stderr)):
+            # A standby that answers but does not keep up must not cost the backup.
+            result, seconds = self.attempt("--backup-standby=n")
         if result.returncode != 0:
             self.fail(result.stdout + result.stderr)
         known = {backup.label for backup in before.backups}

@@ -273,6 +273,20 @@ def test_another_repository_has_its_turn(
     assert len(fake.calls("backup")) == 2
 
 
+def test_a_standby_that_does_not_keep_up_does_not_cost_the_backup(
+    fake: FakePgBackRest, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fake.answer("info", info())
+    fake.answer("info", info(backup(SECOND, NOW)))
+    fake.answer(
+        "backup", "P00  ERROR: [082]: timeout before standby checkpoint lsn reached 0/8A000028\n", rc=82
+    )
+    fake.answer("backup", "")
+    fake.answer("verify", VALID.format(SECOND))
+    assert take(fake, capsys)["label"] == SECOND
+    assert ["--backup-standby=n" in words for words in fake.calls("backup")] == [False, True]
+
+
 def test_a_full_disk_is_said_and_cleaned_up(
     fake: FakePgBackRest, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
