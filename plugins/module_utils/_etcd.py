@@ -205,6 +205,8 @@ class EtcdClient:
         self._context = self._tls()
         self._connections: dict[str, http.client.HTTPSConnection] = {}
         self._preferred = self.endpoints[0]
+        # Whether a request went out twice over a connection that had broken.
+        self._repeated = False
 
     def _tls(self) -> ssl.SSLContext:
         ca, certificate, key = self._files
@@ -251,6 +253,7 @@ class EtcdClient:
                 error, http.client.RemoteDisconnected | BrokenPipeError | ConnectionResetError
             ):
                 # A server that was restarted since closes idle connections: ask it afresh.
+                self._repeated = True
                 try:
                     return self._exchange(endpoint, method, path, body)
                 except EtcdError as again:
@@ -289,7 +292,7 @@ class EtcdClient:
         """The answer, and whether an earlier attempt may have been carried out as well."""
         first = self.endpoints.index(self._preferred)
         failures: list[str] = []
-        sent = False
+        sent = self._repeated = False
         for endpoint in self.endpoints[first:] + self.endpoints[:first]:
             try:
                 answer = self._ask(endpoint, path, payload)
@@ -300,7 +303,7 @@ class EtcdClient:
                 sent = sent or error.sent
                 continue
             self._preferred = endpoint
-            return answer, sent
+            return answer, sent or self._repeated
         raise EtcdError("; ".join(failures), sent=sent)
 
     # --- keys ---------------------------------------------------------------

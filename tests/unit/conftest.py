@@ -12,6 +12,30 @@ with contextlib.suppress(ModuleNotFoundError):
     init_plugin_loader([])
 sys.path.insert(0, str(Path(__file__).parent))
 
-from etcd_fake import cluster, pki
+import json
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
 
-__all__ = ["cluster", "pki"]
+import pytest
+from ansible.module_utils.testing import patch_module_args
+from etcd_fake import cluster, pki
+from patroni_fake import patroni
+
+__all__ = ["cluster", "patroni", "pki"]
+
+
+@pytest.fixture
+def run_module(capsys: pytest.CaptureFixture[str]) -> Callable[..., dict[str, Any]]:
+    """Run a module's real main() and return what it printed."""
+
+    def call(
+        module: ModuleType, arguments: dict[str, Any], check: bool = False, diff: bool = False
+    ) -> dict[str, Any]:
+        given = {**arguments, "_ansible_check_mode": check, "_ansible_diff": diff}
+        with patch_module_args(given), pytest.raises(SystemExit):
+            module.main()
+        answer: dict[str, Any] = json.loads(capsys.readouterr().out)
+        return answer
+
+    return call
