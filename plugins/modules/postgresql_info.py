@@ -136,6 +136,16 @@ def newest_backup(document: Any) -> str | None:
     return datetime.fromtimestamp(max(stops), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
+def complaints(document: Any) -> list[str]:
+    """Why a repository could not be read, by the same document; that it is empty is no such reason."""
+    return [
+        repository["status"]["message"]
+        for found in document
+        for repository in found.get("repo", [])
+        if repository["status"]["code"] not in (0, 1, 2, 3)
+    ]
+
+
 def read_repository(stanza: str, user: str, number: int, host: str) -> tuple[str | None, str | None]:
     """The newest backup's time in one repository, or why it is not known.
 
@@ -163,17 +173,12 @@ def read_repository(stanza: str, user: str, number: int, host: str) -> tuple[str
             cwd="/",
         )
         document = json.loads(result.stdout)
-    except (OSError, KeyError, ValueError, subprocess.SubprocessError) as error:
+        bad = complaints(document)
+        at = newest_backup(document)
+    except (OSError, LookupError, TypeError, ValueError, subprocess.SubprocessError) as error:
         return None, f"the backup repository on {host} could not be read: {error}"
-    bad = [
-        repository["status"]["message"]
-        for found in document
-        for repository in found.get("repo", [])
-        if repository["status"]["code"] not in (0, 1, 2, 3)
-    ]
     if bad:
         return None, f"the backup repository on {host} could not be read: {bad[0].splitlines()[0]}"
-    at = newest_backup(document)
     return at, None if at else f"the backup repository on {host} holds no backup yet"
 
 

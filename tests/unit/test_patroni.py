@@ -154,6 +154,18 @@ def test_a_members_figures() -> None:
 
 
 @pytest.mark.parametrize(
+    ("version", "received", "state"),
+    [("3.0.2", 0x20, "streaming"), ("3.0.2", None, None), ("4.0.7", 0x20, None)],
+)
+def test_an_old_patroni_does_not_say_that_a_standby_streams(
+    version: str, received: int | None, state: str | None
+) -> None:
+    says = status("replica", replication_state=None) | {"patroni": {"version": version}}
+    says["xlog"]["received_location"] = received
+    assert member_from("north-2", "north", says).replication_state == state
+
+
+@pytest.mark.parametrize(
     ("config", "standby"),
     [
         ({"standby_cluster": STANDBY}, True),
