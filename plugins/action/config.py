@@ -45,7 +45,7 @@ class ActionModule(ActionBase):
                 for key in ("template", "vars"):
                     entry.pop(key, None)
         result: dict[str, Any] = self._execute_module(
-            module_name="muster.platform.config", module_args=arguments, task_vars=task_vars
+            module_name="muster.platform.config", module_args={**arguments}, task_vars=task_vars
         )
         if "invocation" in result:
             # The contents must not reach a log through the record of the call.
