@@ -182,8 +182,8 @@ class Archive:
             taken += 1
         if taken <= self.newest():
             raise MusterError(
-                f"timeline {timeline} cannot be followed into place: the new timeline would be {taken}, whose "
-                f"WAL repository {self.repository} has already; restore into a directory instead"
+                f"timeline {timeline} cannot be followed into place: the new one would be {taken}, "
+                f"whose WAL repository {self.repository} has already; restore into a directory instead"
             )
 
     def history(self, timeline: int) -> dict[int, int]:
@@ -198,12 +198,14 @@ class Archive:
 def choose(found: Repository, target: datetime | None, label: str, fits: Callable[[Backup], bool]) -> Backup:
     """The backup to start from; refuses with the earliest time there is."""
     if not found.good:
-        raise MusterError("there is no backup to restore from")
+        raise MusterError("this repository has no backup to restore from")
     if label:
         named = next((backup for backup in found.good if backup.label == label), None)
         if named is None:
             labels = ", ".join(backup.label for backup in found.good[-10:])
-            raise MusterError(f"postgresql_restore_backup '{label}' does not exist; there are: {labels}")
+            raise MusterError(
+                f"postgresql_restore_backup '{label}' is not in this repository, whose newest are: {labels}"
+            )
         usable = [named]
     else:
         usable = [backup for backup in found.good if fits(backup)]
@@ -276,7 +278,7 @@ class Server:
 
     def _run(self, *words: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:
         try:
-            return subprocess.run(
+            return subprocess.run(  # pylint: disable=ansible-bad-function
                 words, capture_output=True, text=True, errors="replace", timeout=timeout, check=False,
                 cwd="/", stdin=subprocess.DEVNULL,
                 env={"PATH": PROGRAMS, "LC_ALL": "C.UTF-8", "PGCONNECT_TIMEOUT": "5"},

@@ -452,7 +452,11 @@ def recover(params: Params, check_mode: bool) -> dict[str, Any]:
         server.stop(300)
     refuse_unclean(server)
     server.forget_recovery()
-    done = {"restored": as_dict(target, reached), "lines": as_lines(target, reached, data)}
+    old = (journal.entry or {}).get("old_directory")
+    lines = as_lines(target, reached, data)
+    if old and os.path.lexists(old):
+        lines.append(f"  every host keeps its old data as {old}: remove it when it is not needed any more")
+    done = {"restored": as_dict(target, reached), "lines": lines}
     journal.write(stage="promoted", **done)
     return {"changed": True, **done, "muster_phases": phases.done}
 

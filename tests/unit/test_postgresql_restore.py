@@ -154,7 +154,7 @@ def test_a_named_backup(fake: FakePgBackRest, capsys: pytest.CaptureFixture[str]
     assert call(fake, capsys, "plan", backup=FIRST)["restored"]["target"] == f"the state of backup {FIRST}"
     unknown = call(fake, capsys, "plan", backup="20200101-000000F")
     assert unknown["msg"] == (
-        f"postgresql_restore_backup '20200101-000000F' does not exist; there are: {FIRST}, {SECOND}"
+        f"postgresql_restore_backup '20200101-000000F' is not in this repository, whose newest are: {FIRST}, {SECOND}"
     )
     early = call(fake, capsys, "plan", backup=SECOND, to_time=at(NOW - timedelta(minutes=45)))
     assert f"before the end of the backup {SECOND}" in early["msg"]
@@ -162,7 +162,7 @@ def test_a_named_backup(fake: FakePgBackRest, capsys: pytest.CaptureFixture[str]
 
 def test_nothing_to_restore_from(fake: FakePgBackRest, capsys: pytest.CaptureFixture[str]) -> None:
     fake.answer("info", info(backup(FIRST, HOUR_AGO, error=True)))
-    assert call(fake, capsys, "plan")["msg"] == "there is no backup to restore from"
+    assert call(fake, capsys, "plan")["msg"] == "this repository has no backup to restore from"
 
 
 def test_a_repository_that_cannot_be_used(fake: FakePgBackRest, capsys: pytest.CaptureFixture[str]) -> None:
