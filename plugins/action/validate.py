@@ -102,10 +102,21 @@ class ActionModule(ActionBase):
     @staticmethod
     def _timers(settings: Mapping[str, Any]) -> dict[str, float]:
         patroni = settings.get("postgresql_patroni_settings") or {}
-        return {
-            "canary_interval": float(settings.get("canary_interval_ms") or 250) / 1000,
-            "patroni_reaction": float(patroni.get("loop_wait", 1)) + float(patroni.get("retry_timeout", 3)),
-        }
+        if not isinstance(patroni, Mapping):
+            raise AnsibleError(f"postgresql_patroni_settings is {patroni!r}: it must be a dictionary")
+
+        def number(name: str, value: Any) -> float:
+            try:
+                return float(value)
+            except (TypeError, ValueError) as error:
+                raise AnsibleError(f"{name} is {value!r}: it must be a number") from error
+
+        waits = [
+            number(f"postgresql_patroni_settings.{name}", patroni.get(name, default))
+            for name, default in (("loop_wait", 1), ("retry_timeout", 3))
+        ]
+        interval = number("canary_interval_ms", settings.get("canary_interval_ms") or 250)
+        return {"canary_interval": interval / 1000, "patroni_reaction": sum(waits)}
 
     @staticmethod
     def _variables(groups: Mapping[str, Any], hostvars: Mapping[str, Any]) -> Iterator[str]:

@@ -35,6 +35,12 @@ class CallbackModule(Default):
     def _all(self) -> bool:
         return bool(self._display.verbosity)
 
+    def get_option(self, k: str, hostvars: Any = None) -> Any:
+        """With these two off, the default callback prints a task's banner only where something failed."""
+        if k in ("display_ok_hosts", "display_skipped_hosts") and not self._all:
+            return False
+        return super().get_option(k, hostvars)
+
     def v2_playbook_on_play_start(self, play: Any) -> None:
         if self._all:
             super().v2_playbook_on_play_start(play)

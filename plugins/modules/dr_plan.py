@@ -89,11 +89,15 @@ def inventory_sha256(sources: list[str]) -> str:
     digest = hashlib.sha256()
     for source in sorted(sources):
         root = Path(source)
-        files = sorted(path for path in root.rglob("*") if path.is_file()) if root.is_dir() else [root]
+        # Beside a file, Ansible reads the variables of groups and hosts.
+        roots = [root] if root.is_dir() else [root.parent / name for name in ("group_vars", "host_vars")]
+        files = sorted(path for place in roots for path in place.rglob("*") if path.is_file())
+        if not root.is_dir():
+            files, root = [root, *files], root.parent
         for path in files:
             if "__pycache__" in path.parts:
                 continue
-            name = path.relative_to(root) if root.is_dir() else path.name
+            name = path.relative_to(root)
             try:
                 content = hashlib.sha256(path.read_bytes()).hexdigest()
             except OSError as error:

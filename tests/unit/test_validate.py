@@ -1,0 +1,186 @@
+# Copyright: the Muster authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""The action validate, over an inventory in memory and the roles' real specs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from action_fake import run_action
+from ansible.errors import AnsibleError, AnsibleUndefinedVariable
+from ansible_collections.muster.platform.plugins.action import validate
+from test_inventory import GROUPS, objectives
+
+EXAMPLES = {
+    "str": "text",
+    "int": 5,
+    "bool": True,
+    "list": [],
+    "dict": {},
+    "path": "/x",
+    "float": 1.5,
+    "raw": 1,
+}
+
+
+class Variables(dict[str, Any]):
+    """A host's variables, of which one cannot be worked out, as with an undefined variable in a template."""
+
+    broken = ""
+
+    def __getitem__(self, name: str) -> Any:
+        if name == self.broken:
+            raise AnsibleUndefinedVariable("'vault_password' is undefined\nmore")
+        return super().__getitem__(name)
+
+
+def required() -> dict[str, Any]:
+    """What a user has to set for the roles, with a value of the right kind."""
+    found: dict[str, Any] = {}
+    for role in ("base", "certificates", *validate.GROUP_ROLES):
+        for name, option in validate.role_spec(role).items():
+            if option.get("required"):
+                found[name] = option.get("choices", [EXAMPLES[option.get("type", "str")]])[0]
+    return found
+
+
+@pytest.fixture
+def inventory() -> dict[str, Any]:
+    common = {
+        "dr_initial_primary_region": "north",
+        "dr_objectives": objectives(),
+        **required(),
+    }
+    groups = {**GROUPS, "all": [*GROUPS["all"], "localhost"]}
+    hostvars: dict[str, Any] = {
+        host: Variables(common, ansible_host=f"192.0.2.{number}") for number, host in enumerate(GROUPS["all"])
+    }
+    return {"groups": groups, "hostvars": {**hostvars, "localhost": Variables()}}
+
+
+def problems(inventory: dict[str, Any]) -> list[str]:
+    with pytest.raises(AnsibleError) as caught:
+        run_action(validate, {}, inventory)
+    head, *found = str(caught.value).split("\n  - ")
+    assert head == "the inventory cannot work, nothing was changed:"
+    return found
+
+
+def everywhere(inventory: dict[str, Any], **values: Any) -> None:
+    for host in GROUPS["all"]:
+        inventory["hostvars"][host].update(values)
+
+
+def test_a_good_inventory_passes(inventory: dict[str, Any]) -> None:
+    answer = run_action(validate, {}, inventory)
+    assert (answer["changed"], answer["hosts"]) == (False, 8)
+
+
+def test_every_role_of_a_group_has_a_spec() -> None:
+    for role in ("base", "certificates", *validate.GROUP_ROLES):
+        assert validate.role_spec(role), role
+    assert validate.role_spec("no_such_role") == {}
+
+
+def test_all_that_is_wrong_is_told_at_once(inventory: dict[str, Any]) -> None:
+    inventory["groups"]["region_south"] = ["n1", "s1", "s2", "s3"]
+    inventory["groups"]["etcd"] = ["n1", "n2", "s1", "s2", "s3"]
+    everywhere(inventory, dr_initial_primary_region="nort", dr_target_region="east", dr_objectives=None)
+    found = problems(inventory)
+    beginnings = [
+        "n1 is in more than one region",
+        "region north has 2 etcd members (n1, n2)",
+        "dr_initial_primary_region is 'nort'",
+        "dr_target_region is 'east'",
+        "dr_objectives is missing",
+    ]
+    for beginning in beginnings:
+        assert any(problem.startswith(beginning) for problem in found), beginning
+
+
+def test_a_small_cluster_may_be_allowed(inventory: dict[str, Any]) -> None:
+    inventory["groups"]["etcd"] = ["n1", "s1"]
+    assert len(problems(inventory)) == 2
+    everywhere(inventory, etcd_allow_small_cluster=True)
+    assert run_action(validate, {}, inventory)["changed"] is False
+
+
+@pytest.mark.parametrize("value", [None, ""])
+def test_a_missing_secret_is_named_with_its_host_and_role(inventory: dict[str, Any], value: Any) -> None:
+    inventory["hostvars"]["n1"]["postgresql_replication_password"] = value
+    (problem,) = problems(inventory)
+    assert problem.startswith("n1: postgresql_replication_password is missing (")
+    assert problem.endswith("; role postgresql)")
+
+
+def test_a_variable_that_is_not_set_at_all(inventory: dict[str, Any]) -> None:
+    del inventory["hostvars"]["n3"]["backup_repository_cipher_pass"]
+    (problem,) = problems(inventory)
+    assert problem.startswith("n3: backup_repository_cipher_pass is missing (")
+
+
+def test_a_value_of_the_wrong_kind_is_named(inventory: dict[str, Any]) -> None:
+    inventory["hostvars"]["n1"]["postgresql_port"] = "high"
+    (problem,) = problems(inventory)
+    assert problem.startswith("n1: ")
+    assert "postgresql_port" in problem
+    assert problem.endswith("(role postgresql)")
+
+
+def test_a_template_that_cannot_be_worked_out_is_told(inventory: dict[str, Any]) -> None:
+    inventory["hostvars"]["s1"]["postgresql_replication_password"] = "{{ vault_password }}"
+    inventory["hostvars"]["s1"].broken = "postgresql_replication_password"
+    assert problems(inventory) == [
+        "s1: postgresql_replication_password cannot be worked out: 'vault_password' is undefined"
+    ]
+
+
+def test_a_host_without_an_address(inventory: dict[str, Any]) -> None:
+    del inventory["hostvars"]["w"]["ansible_host"]
+    assert problems(inventory) == ["w has no ansible_host: its address is needed by every other host"]
+
+
+def test_objectives_are_held_against_the_timers(inventory: dict[str, Any]) -> None:
+    everywhere(inventory, postgresql_patroni_settings={"loop_wait": 10, "retry_timeout": 30})
+    assert problems(inventory) == [
+        "dr_objectives.postgresql.rto_seconds is 30, but Patroni may take "
+        "40 s (loop_wait + retry_timeout) to act"
+    ]
+    everywhere(inventory, postgresql_patroni_settings={}, canary_interval_ms=60000)
+    assert problems(inventory) == [
+        "dr_objectives.postgresql.rto_seconds is 30, but the canary probes every 60 s "
+        "and cannot measure less than 120"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "sentence"),
+    [
+        ("canary_interval_ms", "often", "canary_interval_ms is 'often': it must be a number"),
+        (
+            "postgresql_patroni_settings",
+            {"loop_wait": "x"},
+            "postgresql_patroni_settings.loop_wait is 'x': it must be a number",
+        ),
+        (
+            "postgresql_patroni_settings",
+            {"retry_timeout": None},
+            "postgresql_patroni_settings.retry_timeout is None: it must be a number",
+        ),
+        ("postgresql_patroni_settings", "x", "postgresql_patroni_settings is 'x': it must be a dictionary"),
+    ],
+)
+def test_timers_that_are_no_numbers(inventory: dict[str, Any], name: str, value: Any, sentence: str) -> None:
+    everywhere(inventory, **{name: value})
+    with pytest.raises(AnsibleError) as caught:
+        run_action(validate, {}, inventory)
+    assert str(caught.value).startswith(sentence)
+
+
+def test_an_inventory_without_hosts() -> None:
+    variables = {"groups": {"all": ["localhost"]}, "hostvars": {"localhost": {}}}
+    with pytest.raises(
+        AnsibleError, match=r"^the inventory has no hosts; in the lab, `make lab` makes them$"
+    ):
+        run_action(validate, {}, variables)
