@@ -64,7 +64,7 @@ e2e: setup ## end-to-end tests in a lab: kill things, interrupt things, restore
 	@scripts/e2e
 
 .PHONY: bench
-bench: setup ## the speed that the project promises, as ratios (one so far: config against template tasks)
+bench: setup ## the speed that the project promises, as ratios
 	@scripts/bench
 
 .PHONY: docs

@@ -116,6 +116,8 @@ def test_a_killed_run_leaves_what_it_knew(tmp_path: Path) -> None:
     finally:
         process.kill()
         process.wait()
+        # Its workers are sessions of their own, and would wait for it for ever.
+        subprocess.run(["pkill", "-KILL", "-f", str(tmp_path)], check=False)
     told = json.loads(file.read_text())
     assert told["finished_at"] is told["stats"] is None
     first, second = told["phases"][1:]
