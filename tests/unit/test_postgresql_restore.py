@@ -226,7 +226,10 @@ def test_a_taken_timeline_is_refused(fake: FakePgBackRest, capsys: pytest.Captur
     fake.answer("info", info(backup(FIRST, HOUR_AGO, timeline=2), newest_wal="000000040000000000000009"))
     moment = at(NOW - timedelta(minutes=5))
     found = call(fake, capsys, "plan", to_time=moment, timeline=2)
-    assert "timeline 2 cannot be followed into place: the new timeline would be 3" in found["msg"]
+    assert (
+        "timeline 2 cannot be followed into place: the new one would be 3, whose WAL repository 1 has already"
+        in found["msg"]
+    )
 
 
 def test_a_named_backup_follows_the_newest_timeline_that_it_leads_to(
