@@ -89,7 +89,11 @@ BAD_INPUT = {
     ),
     "no objectives": ("site", ["-e", '{"dr_objectives": {}}'], "dr_objectives.postgresql is missing"),
     "a first region that does not exist": ("site", ["-e", "dr_initial_primary_region=west"], "'west'"),
-    "a restore time without a zone": ("restore", ["-e", "restore_to_time=2026-01-01T00:00:00"], "zone"),
+    "a restore time without a zone": (
+        "restore",
+        ["-e", "restore_to_time=2026-01-01T00:00:00", "-e", "restore_directory=/var/tmp/early"],
+        "has no time zone",
+    ),
     "a restore time before the first backup": (
         "restore",
         ["-e", "restore_to_time=2001-01-01T00:00:00Z", "-e", "restore_directory=/var/tmp/early"],
