@@ -22,6 +22,7 @@ import psycopg2.extensions
 
 # A write that hangs for so long is given up, and its connection with it.
 ATTEMPT_SECONDS = 0.5
+OUTLIVE_SECONDS = 30.0
 
 
 class Prober(threading.Thread):
@@ -34,6 +35,7 @@ class Prober(threading.Thread):
         self.stop = stop
         self.connection: Any = None
         self.attempts = 0
+        self.last_error = ""
         self.acknowledged: list[float] = []
 
     def run(self) -> None:
@@ -44,7 +46,8 @@ class Prober(threading.Thread):
             try:
                 self.write(time.monotonic() + ATTEMPT_SECONDS)
                 self.acknowledged.append(time.monotonic())
-            except (psycopg2.Error, TimeoutError):
+            except (psycopg2.Error, TimeoutError) as error:
+                self.last_error = f"{type(error).__name__} {error}".strip()
                 self.connection = None
             now = time.monotonic()
             tick += interval * max(1, math.ceil((now - tick) / interval))
@@ -64,7 +67,8 @@ class Prober(threading.Thread):
                 async_=1,
             )
             self.finish(deadline)
-        self.connection.cursor().execute(f"insert into {self.given['table']} default values")
+        cursor = self.connection.cursor()  # kept, as the connection itself does not keep it
+        cursor.execute(f"insert into {self.given['table']} default values")
         self.finish(deadline)
 
     def finish(self, deadline: float) -> None:
@@ -81,6 +85,9 @@ class Prober(threading.Thread):
             poller.register(self.connection.fileno(), wanted)
             poller.poll(math.ceil(remaining * 1000))
 
+    def alive_since(self, moment: float) -> bool:
+        return bool(self.acknowledged) and self.acknowledged[-1] > moment
+
     def result(self) -> dict[str, Any]:
         pairs = zip(self.acknowledged, self.acknowledged[1:], strict=False)
         gaps = sorted(((later - earlier) for earlier, later in pairs), reverse=True)
@@ -88,6 +95,7 @@ class Prober(threading.Thread):
             "endpoint": self.endpoint["host"],
             "attempts": self.attempts,
             "acknowledged": len(self.acknowledged),
+            "last_error": self.last_error,
             "outage_seconds": round(gaps[0], 4) if gaps else None,
             "next_gap_seconds": round(gaps[1], 4) if len(gaps) > 1 else None,
         }
@@ -100,6 +108,12 @@ def main() -> None:
     for prober in probers:
         prober.start()
     sys.stdin.read()
+    # An outage that has not ended yet is not measured yet.
+    asked = time.monotonic()
+    while time.monotonic() < asked + OUTLIVE_SECONDS:
+        if all(prober.alive_since(asked) for prober in probers):
+            break
+        time.sleep(0.05)
     stop.set()
     for prober in probers:
         prober.join(5)
