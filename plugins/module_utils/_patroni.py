@@ -146,6 +146,7 @@ class Member:
     received: int | None = None
     replication_state: str | None = None
     pending_restart: bool = False
+    pending_reasons: Mapping[str, Any] | None = None  # old and new by setting; None: not told (Patroni 3)
     system_identifier: str | None = None
     server_version: int | None = None
     patroni_version: str | None = None
@@ -192,6 +193,7 @@ def member_from(host: str, region: str, status: Mapping[str, Any]) -> Member:
         received=received,
         replication_state=status.get("replication_state") or _guessed_state(status, role),
         pending_restart=bool(status.get("pending_restart")),
+        pending_reasons=status.get("pending_restart_reason"),
         system_identifier=status.get("database_system_identifier"),
         server_version=status.get("server_version"),
         patroni_version=(status.get("patroni") or {}).get("version"),

@@ -13,7 +13,9 @@ description:
     installed program is newer than the one that runs. Does nothing otherwise.
   - "Behind a gate: it refuses while another member of the region is not healthy. For a newer program
     the primary is first moved to a healthy replica of its region."
-  - "Run it under C(throttle: 1), replicas first."
+  - "Run it under C(throttle: 1): replicas, then the primary, then the replicas again. A standby may not have
+    less than its primary of what replay needs (C(max_connections) and others), so that it takes up a lowered
+    value only after its primary has."
 options:
   regions:
     description: The PostgreSQL hosts of each region, by region name.
@@ -29,6 +31,12 @@ options:
     elements: str
     choices: [primary, standby_leader, replica]
     default: [primary, standby_leader, replica]
+  after_primary:
+    description:
+      - Whether the primary has been restarted. A standby for which nothing waits but lowered settings of
+        those that replay needs is restarted only then.
+    type: bool
+    default: false
   settle:
     description: Seconds to give Patroni to notice a changed configuration before deciding.
     type: float
@@ -100,6 +108,19 @@ from ansible_collections.muster.platform.plugins.module_utils._patroni import (
 )
 from ansible_collections.muster.platform.plugins.module_utils._wait import wait_until
 
+# What PostgreSQL does not let a standby have less of than its primary.
+NOT_LESS_THAN_PRIMARY = frozenset(
+    {
+        "max_connections",
+        "max_locks_per_transaction",
+        "max_prepared_transactions",
+        "max_wal_senders",
+        "max_worker_processes",
+    }
+)
+# How long a restarted Patroni of before 4.0, which gives no reasons, is heard until its word is taken.
+UNTOLD = 10.0
+
 
 def installed_version(bin_directory: str) -> int | None:
     """The installed server's version as PostgreSQL numbers it (17.11 is 170011)."""
@@ -113,8 +134,25 @@ def installed_version(bin_directory: str) -> int | None:
     return int(found[1]) * 10000 + int(found[2]) if found else None
 
 
-def reason_to_restart(member: Member, installed: int | None) -> str | None:
-    if member.pending_restart:
+def waits_for_primary(member: Member) -> bool:
+    """Whether nothing waits for a restart but what Patroni will not lower before the primary has.
+
+    Patroni then starts the standby with the old value again and goes on saying that it waits.
+    """
+    reasons = member.pending_reasons
+    if member.writable or not reasons:
+        return False
+    try:
+        return all(
+            name in NOT_LESS_THAN_PRIMARY and int(values["new_value"]) < int(values["old_value"])
+            for name, values in reasons.items()
+        )
+    except (KeyError, TypeError, ValueError):
+        return False
+
+
+def reason_to_restart(member: Member, installed: int | None, last: bool = False) -> str | None:
+    if member.pending_restart and (last or not waits_for_primary(member)):
         return "a setting waits for a restart"
     if installed and member.server_version and installed > member.server_version:
         return f"the installed PostgreSQL {installed} is newer than the running {member.server_version}"
@@ -142,6 +180,7 @@ class Restart:
     def __init__(self, params: dict[str, Any]) -> None:
         self.host: str = params["host"]
         self.timeout: int = params["timeout"]
+        self.last: bool = params["after_primary"]
         home = [name for name, hosts in params["regions"].items() if self.host in hosts]
         if not home:
             raise MusterError(f"{self.host} is not among the PostgreSQL hosts of any region")
@@ -158,7 +197,7 @@ class Restart:
         deadline = time.monotonic() + params["settle"]
         while True:
             member = self.me()
-            reason = reason_to_restart(member, installed)
+            reason = reason_to_restart(member, installed, self.last)
             if reason or time.monotonic() >= deadline:
                 return member, reason
             time.sleep(0.3)
@@ -182,9 +221,15 @@ class Restart:
         before = self.me()
         self.survey.clients[self.host].post("/restart", {}, self.timeout)
 
+        asked = time.monotonic()
+
         def back() -> bool:
             now = self.me()
-            return healthy(now) and not now.pending_restart
+            if not healthy(now):
+                return False
+            untold = not now.writable and now.pending_reasons is None and time.monotonic() - asked > UNTOLD
+            # The last time round everything must have been taken up.
+            return not now.pending_restart or (not self.last and (waits_for_primary(now) or untold))
 
         wait_until(back, f"{before.role} {self.host} to serve again after its restart", self.timeout)
 
@@ -216,6 +261,7 @@ def main() -> None:
                 "choices": ["primary", "standby_leader", "replica"],
                 "default": ["primary", "standby_leader", "replica"],
             },
+            "after_primary": {"type": "bool", "default": False},
             "settle": {"type": "float", "default": 0},
             "bin_directory": {"type": "path", "required": True},
             "timeout": {"type": "int", "default": 300},

@@ -20,8 +20,14 @@ def kill_group(process: subprocess.Popen[bytes], lab: Lab) -> None:
         os.killpg(process.pid, signal.SIGKILL)
     process.wait(timeout=30)
     for host in ("north-1", "north-2", "south-1", "south-2"):
-        # Modules are fed to a bare `python3` over ssh; Patroni's process has a name of its own.
-        lab.sh(host, "pkill -KILL -x python3", check=False)
+        # Modules are fed to a bare `python3` over ssh. Patroni starts PostgreSQL by a child of that name too,
+        # and when that is killed it waits for it without end.
+        lab.sh(
+            host,
+            "for process in $(pgrep -x python3); do "
+            "grep -q multiprocessing /proc/$process/cmdline || kill -KILL $process; done",
+            check=False,
+        )
 
 
 def declared_standby(lab: Lab, region: str) -> bool:

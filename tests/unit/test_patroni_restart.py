@@ -188,3 +188,57 @@ def test_a_host_that_does_not_answer_or_is_nobodys(
     assert answer["msg"].startswith("Patroni on north-2 did not answer GET /patroni")
     answer = run_module(patroni_restart, arguments(north, programs, "east-1"))
     assert answer["msg"] == "east-1 is not among the PostgreSQL hosts of any region"
+
+
+LOWERED = {"max_connections": {"old_value": "200", "new_value": "100"}}
+MIXED = {**LOWERED, "shared_buffers": {"old_value": "128MB", "new_value": "64MB"}}
+
+
+def test_a_lowered_setting_waits_for_the_primary(north: PatroniApi, programs: Path, run_module: Run) -> None:
+    north["north-2"].says |= {"pending_restart": True, "pending_restart_reason": LOWERED}
+    answer = run_module(patroni_restart, arguments(north, programs, "north-2"))
+    assert (answer["changed"], posted(north)) == (False, {})
+    answer = run_module(patroni_restart, arguments(north, programs, "north-2", after_primary=True))
+    assert answer["changed"] is True
+    assert posted(north) == {"north-2": ["POST /restart"]}
+
+
+def test_the_primary_lowers_its_own(north: PatroniApi, programs: Path, run_module: Run) -> None:
+    north["north-1"].says |= {"pending_restart": True, "pending_restart_reason": LOWERED}
+    assert run_module(patroni_restart, arguments(north, programs, "north-1"))["changed"] is True
+
+
+def test_a_raised_setting_does_not_wait(north: PatroniApi, programs: Path, run_module: Run) -> None:
+    raised = {"max_connections": {"old_value": "100", "new_value": "200"}}
+    north["north-2"].says |= {"pending_restart": True, "pending_restart_reason": raised}
+    assert run_module(patroni_restart, arguments(north, programs, "north-2"))["changed"] is True
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_what_is_lowered_beside_others_may_go_on_waiting(
+    north: PatroniApi, programs: Path, run_module: Run, last: bool
+) -> None:
+    north["north-2"].says |= {"pending_restart": True, "pending_restart_reason": MIXED}
+
+    def as_patroni_does(_path: str, _body: Any) -> Answer:
+        north["north-2"].says |= {"pending_restart_reason": LOWERED}
+        return 200, "restarted"
+
+    north["north-2"].on_post = as_patroni_does
+    given = arguments(north, programs, "north-2", after_primary=last, timeout=2)
+    answer = run_module(patroni_restart, given)
+    if last:
+        assert answer["msg"] == "waited 2 s for replica north-2 to serve again after its restart"
+    else:
+        assert answer["changed"] is True
+
+
+def test_an_old_patroni_without_reasons_is_not_waited_for_in_vain(
+    north: PatroniApi, programs: Path, run_module: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(patroni_restart, "UNTOLD", 0.3)
+    north["north-2"].says |= {"pending_restart": True}
+    north["north-2"].on_post = lambda _path, _body: (200, "restarted")
+    assert run_module(patroni_restart, arguments(north, programs, "north-2", timeout=5))["changed"] is True
+    given = arguments(north, programs, "north-2", timeout=1, after_primary=True)
+    assert run_module(patroni_restart, given)["msg"].startswith("waited 1 s")

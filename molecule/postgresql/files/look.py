@@ -89,7 +89,7 @@ def objects() -> dict[str, Any]:
         "owner": ask(
             connection, "SELECT pg_get_userbyid(datdba) FROM pg_database WHERE datname = 'application'"
         ),
-        "inherits": ask(connection, "SELECT rolinherit FROM pg_roles WHERE rolname = 'application'"),
+        "bypasses": ask(connection, "SELECT rolbypassrls FROM pg_roles WHERE rolname = 'application'"),
         "extensions": ask(connection, "SELECT array_agg(extname::text ORDER BY extname) FROM pg_extension"),
     }
 
