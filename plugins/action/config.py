@@ -19,7 +19,7 @@ KEYS = {
     "directories": {"path"} | OWNERSHIP,
     "files": {"dest", "template", "content", "vars", "validate", "notify", "secret"} | OWNERSHIP,
     "absent": {"path", "notify"},
-    "units": {"name", "enabled", "state", "masked"},
+    "units": {"name", "enabled", "state", "masked", "leave_masked"},
 }
 IDENTITY = {"directories": "path", "files": "dest", "absent": "path", "units": "name"}
 OVERRIDES = {"trim_blocks": True, "lstrip_blocks": False, "newline_sequence": "\n"}
@@ -184,7 +184,7 @@ def check_unit(entry: dict[str, Any]) -> None:
         raise AnsibleActionFail(f"units, {name}: name must be a full unit name, such as etcd.service")
     if entry.get("state") not in (None, "started", "stopped"):
         raise AnsibleActionFail(f"units, {name}: state must be started or stopped, not {entry['state']!r}")
-    read_switches(f"units, {name}", entry, "enabled", "masked")
+    read_switches(f"units, {name}", entry, "enabled", "masked", "leave_masked")
     if entry.get("masked") and (entry.get("enabled") or entry.get("state") == "started"):
         raise AnsibleActionFail(f"units, {name}: a masked unit can neither be enabled nor started")
 

@@ -48,6 +48,7 @@ class Unit:
     enabled: bool | None = None
     state: str | None = None
     masked: bool | None = None
+    leave_masked: bool = False
     shown: dict[str, str] = field(default_factory=dict)
     steps: list[str] = field(default_factory=list)
 
@@ -90,7 +91,13 @@ class Unit:
             and self.is_stopped
         )
 
+    @property
+    def is_left_alone(self) -> bool:
+        return self.leave_masked and self.is_masked
+
     def plan(self) -> list[str]:
+        if self.is_left_alone:
+            return []
         steps = []
         if self.masked is False and self.is_masked:
             steps.append("unmask")
@@ -108,6 +115,8 @@ class Unit:
 
     def refuse_impossible(self, provided: set[str]) -> None:
         """Raise when what is asked cannot be, before anything was changed."""
+        if self.is_left_alone:
+            return
         if not self.exists:
             if (self.enabled or self.state == "started") and not self.is_provided(provided):
                 raise MusterError(f"the unit {self.name} does not exist on this host")
@@ -169,7 +178,13 @@ class Units:
 
     def __init__(self, entries: list[dict[str, Any]], secrets: list[bytes], check_mode: bool) -> None:
         self.units = [
-            Unit(entry["name"], entry.get("enabled"), entry.get("state"), entry.get("masked"))
+            Unit(
+                entry["name"],
+                entry.get("enabled"),
+                entry.get("state"),
+                entry.get("masked"),
+                bool(entry.get("leave_masked")),
+            )
             for entry in entries
         ]
         self.secrets = secrets

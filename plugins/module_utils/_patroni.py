@@ -153,6 +153,7 @@ class Member:
     scope: str | None = None
     replayed_at: str | None = None
     sync_standby: bool = False
+    loop_at: float | None = None  # when Patroni last went round its loop, by its host's clock
     replication: list[dict[str, Any]] = field(default_factory=list)
     error: str | None = None
 
@@ -200,6 +201,7 @@ def member_from(host: str, region: str, status: Mapping[str, Any]) -> Member:
         scope=(status.get("patroni") or {}).get("scope"),
         replayed_at=xlog.get("replayed_timestamp"),
         sync_standby=bool(status.get("sync_standby")),
+        loop_at=status.get("dcs_last_seen"),
         replication=list(status.get("replication") or []),
     )
 

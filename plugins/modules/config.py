@@ -123,6 +123,10 @@ options:
       masked:
         description: Whether nothing at all can start it. Left as it is when not given.
         type: bool
+      leave_masked:
+        description: Do nothing with the unit while it is masked, because somebody keeps it from running.
+        type: bool
+        default: false
 attributes:
   check_mode:
     description: Can run in check mode and return what would change.
@@ -245,6 +249,7 @@ ARGUMENTS: dict[str, Any] = {
             "enabled": {"type": "bool"},
             "state": {"type": "str", "choices": ["started", "stopped"]},
             "masked": {"type": "bool"},
+            "leave_masked": {"type": "bool", "default": False},
         },
     },
 }

@@ -81,6 +81,9 @@ from ansible_collections.muster.platform.plugins.module_utils._patroni import (
 )
 from ansible_collections.muster.platform.plugins.module_utils._wait import wait_until
 
+# Why the role's guard, if there is one, kept the unit from starting.
+GUARD = "/run/muster-postgresql/guard"
+
 
 def systemctl(*words: str) -> str:
     """Run systemctl; its output, or a MusterError with what it said."""
@@ -92,6 +95,19 @@ def systemctl(*words: str) -> str:
             f"systemctl {' '.join(words)} failed: {result.stderr.strip() or result.stdout.strip()}"
         )
     return result.stdout.strip()
+
+
+def start(params: dict[str, Any]) -> None:
+    """Start the unit; where the guard forbids it, the guard's reason is the error."""
+    try:
+        systemctl("start", params["unit"])
+    except MusterError as error:
+        try:
+            with open(GUARD, encoding="utf-8") as stream:
+                reason = stream.read().strip()
+        except OSError:
+            reason = ""
+        raise MusterError(f"{params['unit']} may not start: {reason}" if reason else str(error)) from error
 
 
 def serving(patroni: Patroni, host: str) -> Member | None:
@@ -112,7 +128,7 @@ def run(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
     if check_mode:
         return {"changed": not active}
     if not active:
-        systemctl("start", params["unit"])
+        start(params)
     patroni = Patroni(params["host"], Tls.from_params(params), params["api_port"])
     what = f"PostgreSQL on {params['host']} to serve (see journalctl -u {params['unit']})"
     member = wait_until(lambda: serving(patroni, params["host"]), what, params["timeout"], 0.3)

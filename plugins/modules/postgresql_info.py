@@ -49,6 +49,9 @@ options:
     description: Operating system user that runs pgBackRest.
     type: str
     default: postgres
+  fence_marker:
+    description: File that a fence leaves on this host. Where it is there, the role is V(fenced).
+    type: path
 attributes:
   check_mode:
     description: Changes nothing, ever.
@@ -208,6 +211,19 @@ def describe(region: Region) -> dict[str, Any]:
     }
 
 
+def read_fence(marker: str | None) -> list[str]:
+    """That this host is fenced, and since when; an empty list when it is not."""
+    if not marker or not os.path.exists(marker):
+        return []
+    try:
+        with open(marker, encoding="utf-8") as stream:
+            note = json.load(stream)
+        since = f" since {note['fenced_at']} ({note.get('operation') or 'by hand'})"
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        since = ""
+    return [f"fenced{since}; dr_reprotect brings it back"]
+
+
 def run(params: dict[str, Any]) -> dict[str, Any]:
     """Read, and put together what the module returns."""
     home = next((name for name, hosts in params["regions"].items() if params["host"] in hosts), None)
@@ -221,6 +237,9 @@ def run(params: dict[str, Any]) -> dict[str, Any]:
         )
         status["reasons"] += reasons
         status["healthy"] = not status["reasons"]
+    fenced = read_fence(params["fence_marker"])
+    if fenced:
+        status |= {"role": "fenced", "healthy": False, "reasons": [*fenced, *status["reasons"]]}
     found = primaries(regions)
     return {
         "recovery_status": status,
@@ -239,6 +258,7 @@ def main() -> None:
             "stanza": {"type": "str"},
             "repositories": {"type": "list", "elements": "str", "default": []},
             "backup_user": {"type": "str", "default": "postgres"},
+            "fence_marker": {"type": "path"},
         },
         supports_check_mode=True,
     )

@@ -1,0 +1,413 @@
+# Copyright: the Muster authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""The steps by which a region that was failed over from comes back as a standby.
+
+Each is run on a host of that region while its fence is up. What only the old side had is
+saved before anything is rewound; a copy is made anew only where a rewind is impossible.
+Every step may be run again: it goes on where an interruption left it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from ansible_collections.muster.platform.plugins.module_utils import _diverged
+from ansible_collections.muster.platform.plugins.module_utils._errors import MusterError
+from ansible_collections.muster.platform.plugins.module_utils._etcd import EtcdClient
+from ansible_collections.muster.platform.plugins.module_utils._fence import Fence, servers
+from ansible_collections.muster.platform.plugins.module_utils._patroni import (
+    Survey,
+    Tls,
+    format_lsn,
+    is_standby,
+)
+from ansible_collections.muster.platform.plugins.module_utils._pgbackrest import PROGRAMS, free_mb, identity
+from ansible_collections.muster.platform.plugins.module_utils._restore import CONFIG, parse_history
+from ansible_collections.muster.platform.plugins.module_utils._restore_steps import directory_mb, empty
+
+Params = Mapping[str, Any]
+# Left behind in etcd by a region that ended without a word.
+STALE = ("failover", "failsafe", "sync")
+# With them Patroni waits for ever for data that nobody has any more.
+OF_LOST_DATA = ("initialize", "history", "status", "optime/leader")
+ROOM_MB = 256
+
+
+# --- the new primary -----------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Line:
+    """The timeline that is now, and where it left the older ones."""
+
+    host: str
+    timeline: int
+    system_identifier: str
+    segment_size: int
+    history: dict[int, int]
+
+
+def ask_primary(params: Params) -> Line:
+    """The one primary, outside this host's region, and its timeline's history."""
+    survey = Survey(params["regions"], Tls.from_params(params), params["api_port"], timeout=2.0)
+    home = next((name for name, hosts in params["regions"].items() if params["host"] in hosts), None)
+    if home is None:
+        raise MusterError(f"{params['host']} is not among the PostgreSQL hosts of any region")
+    writers = [member for member in survey.members() if member.writable]
+    if len(writers) != 1:
+        names = ", ".join(member.host for member in writers) or "none"
+        raise MusterError(
+            f"exactly one host must take writes before a region is re-protected, found: {names}"
+        )
+    if writers[0].region == home:
+        raise MusterError(f"region {home} is primary itself: there is nothing to re-protect")
+    return _line(params, writers[0].host)
+
+
+def _line(params: Params, host: str) -> Line:
+    import psycopg2  # Debian's, on PostgreSQL hosts only
+
+    try:
+        connection = psycopg2.connect(
+            host=host, port=params["port"], user="postgres", password=params["superuser_password"],
+            dbname="postgres", sslmode="verify-full", sslrootcert=params["ca_certificate"], connect_timeout=5,
+        )  # fmt: skip
+        connection.autocommit = True
+        with connection.cursor() as cursor:
+            cursor.execute(
+                "select ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::int, "
+                "(select system_identifier::text from pg_control_system()), "
+                "(select setting::int from pg_settings where name = 'wal_segment_size')"
+            )
+            timeline, identifier, size = cursor.fetchone()
+            cursor.execute("select pg_read_file(%s, 0, 1000000, true)", (f"pg_wal/{timeline:08X}.history",))
+            history = parse_history(cursor.fetchone()[0] or "")
+        connection.close()
+    except psycopg2.Error as error:
+        raise MusterError(f"PostgreSQL on {host}: {str(error).strip()}") from error
+    return Line(host, int(timeline), str(identifier), int(size), history)
+
+
+# --- this host's data -----------------------------------------------------------
+
+
+def alone(params: Params) -> _diverged.Alone:
+    return _diverged.Alone(
+        params["data_directory"], params["bin_directory"], params["user"], params["port"], None
+    )
+
+
+def fence_of(params: Params) -> Fence:
+    return Fence(
+        params["data_directory"], params["marker"], params["unit"], (params["port"], params["api_port"])
+    )
+
+
+def data_state(params: Params, line: Line) -> dict[str, Any]:
+    """What the data directory holds, seen from the new primary's line."""
+    data = params["data_directory"]
+    if not os.path.isfile(f"{data}/global/pg_control"):
+        return {"data": "none", "timeline": None, "fork": None}
+    control = alone(params).control()
+    if control.get("Database system identifier") != line.system_identifier:
+        return {"data": "foreign", "timeline": None, "fork": None}
+    timeline = int(control["Latest checkpoint's TimeLineID"])
+    if timeline == line.timeline:
+        return {"data": "current", "timeline": timeline, "fork": None}
+    fork = line.history.get(timeline)
+    return {"data": "old" if fork is not None else "foreign", "timeline": timeline, "fork": fork}
+
+
+def look(params: Params, _check_mode: bool) -> dict[str, Any]:
+    """Where this host stands."""
+    line = ask_primary(params)
+    state = data_state(params, line)
+    return {
+        "changed": False,
+        **state,
+        "fork": format_lsn(state["fork"]),
+        "primary": line.host,
+        "primary_timeline": line.timeline,
+        "free_mb": free_mb(params["data_directory"])[0],
+        "data_mb": directory_mb(params["data_directory"]),
+    }
+
+
+# --- saving what only this side had ------------------------------------------------
+
+
+def folder(params: Params) -> Path:
+    """Named after the moment of the fence, which stays the same however often a step is run."""
+    note = fence_of(params).marked()
+    if note is None:
+        raise MusterError(f"{params['host']} is not fenced ({params['marker']} is missing)")
+    return Path(params["save_directory"]) / "".join(c for c in str(note["fenced_at"])[:19] if c.isalnum())
+
+
+def kept(params: Params) -> dict[str, Any] | None:
+    """What an earlier run of this step saved."""
+    try:
+        found = json.loads((folder(params) / "summary.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise MusterError(f"{folder(params)}/summary.json cannot be read: {error}") from error
+    return found if isinstance(found, dict) else None
+
+
+def nothing(reason: str, count: int | None) -> dict[str, Any]:
+    return {
+        "count": count, "reason": reason, "first_at": None, "last_at": None, "tables": [],
+        "deleted_rows": None if count is None else 0, "wal_files": 0, "directory": None,
+    }  # fmt: skip
+
+
+def save(params: Params, check_mode: bool) -> dict[str, Any]:
+    """Keep the WAL after the fork, list its commits, and export their rows."""
+    earlier = kept(params)
+    if earlier:
+        return {"changed": False, "saved": earlier}
+    line = ask_primary(params)
+    state = data_state(params, line)
+    if state["data"] == "none":
+        return {"changed": False, "saved": nothing("the data directory is lost", None)}
+    if state["data"] == "foreign":
+        return {
+            "changed": False,
+            "saved": nothing("the data is of another cluster or an unknown timeline", None),
+        }
+    if state["data"] == "current":
+        return {"changed": False, "saved": nothing("the data is on the new primary's timeline", 0)}
+    if check_mode:
+        return {"changed": True, "saved": nothing("check mode", None)}
+    refuse_running(params)
+    return {"changed": True, "saved": _save(params, line, state)}
+
+
+def refuse_running(params: Params) -> None:
+    if servers(params["data_directory"]):
+        raise MusterError(f"PostgreSQL on {params['host']} runs: the region must be fenced first")
+
+
+def _save(params: Params, line: Line, state: Mapping[str, Any]) -> dict[str, Any]:
+    place = folder(params)
+    if place.exists():
+        shutil.rmtree(place)  # half-written: there is no summary
+    place.mkdir(parents=True, mode=0o700)
+    wal = f"{params['data_directory']}/pg_wal"
+    names = _diverged.segments_from(wal, state["timeline"], state["fork"], line.segment_size)
+    size = sum(os.path.getsize(f"{wal}/{name}") for name in names) >> 20
+    if free_mb(str(place))[0] < size + ROOM_MB:
+        raise MusterError(f"{place} has no room for {size} MB of WAL that only {params['host']} has")
+    _diverged.copy_wal(wal, names, place / "wal")
+    dump = _diverged.Waldump(params["bin_directory"], wal, state["timeline"], state["fork"], params["user"])
+    try:
+        commits = _diverged.parse_commits(dump.lines("Transaction"))
+        xids = _diverged.with_children(commits)
+        changes = _diverged.parse_changes(dump.lines("Heap", "Heap2"), xids)
+    except MusterError as error:
+        summary = {**nothing(str(error), None), "wal_files": len(names), "directory": str(place)}
+    else:
+        (place / "commits.csv").write_text(_diverged.commits_csv(commits), encoding="utf-8")
+        summary = {
+            "count": len(commits),
+            "reason": "",
+            "first_at": min((c.committed_at for c in commits), default=None),
+            "last_at": max((c.committed_at for c in commits), default=None),
+            "tables": _rows(params, changes, xids, place) if commits else [],
+            "deleted_rows": changes.deleted,
+            "wal_files": len(names),
+            "directory": str(place),
+        }
+    summary |= {"fork": format_lsn(state["fork"]), "timeline": state["timeline"], "host": params["host"]}
+    _finish(place, summary)
+    return summary
+
+
+def _rows(params: Params, changes: _diverged.Changes, xids: set[int], place: Path) -> list[dict[str, Any]]:
+    """Start the old data by itself, and write the rows that those commits left."""
+    (place / "rows").mkdir(mode=0o700)
+    server = alone(params)
+    try:
+        server.open(params["timeout"])
+        return _diverged.export_rows(server, changes, xids, place / "rows", params["max_rows"])
+    finally:
+        server.close()
+
+
+def _finish(place: Path, summary: Mapping[str, Any]) -> None:
+    """The summary comes last: with it the folder is whole."""
+    with open(place / "summary.new", "w", encoding="utf-8") as stream:
+        json.dump(summary, stream)
+        stream.flush()
+        os.fsync(stream.fileno())
+    os.replace(place / "summary.new", place / "summary.json")
+
+
+# --- the region's configuration ------------------------------------------------------
+
+
+def configure(params: Params, check_mode: bool) -> dict[str, Any]:
+    """Make the region a standby in its own etcd, before anything of it may start."""
+    ask_primary(params)
+    client = EtcdClient(
+        params["etcd_endpoints"], params["ca_certificate"], params["certificate"], params["private_key"]
+    )
+    prefix = f"/service/{params['scope']}"
+    try:
+        stored = client.get(f"{prefix}/config")
+        if stored is None:
+            raise MusterError(f"{prefix}/config is missing: provision the region with site.yml first")
+        config = json.loads(stored.value)
+        changed = not is_standby(config)
+        if check_mode:
+            return {"changed": changed}
+        if changed:
+            config["standby_cluster"] = dict(params["standby_cluster"])
+            if not client.put_if(f"{prefix}/config", json.dumps(config), stored.mod_revision):
+                raise MusterError(f"{prefix}/config was changed by someone else just now: run this again")
+            for key in STALE:
+                client.delete(f"{prefix}/{key}")
+        if params["forget_data"]:
+            for key in OF_LOST_DATA:
+                client.delete(f"{prefix}/{key}")
+        return {"changed": changed or params["forget_data"]}
+    finally:
+        client.close()
+
+
+# --- rewinding ------------------------------------------------------------------------
+
+
+def rewind(params: Params, check_mode: bool) -> dict[str, Any]:
+    """Make the data a copy again: by pg_rewind, or by clearing it for a new copy."""
+    line = ask_primary(params)
+    state = data_state(params, line)
+    if state["data"] == "current":
+        return {"changed": False, "method": "none", "reason": "the data is on the new primary's timeline"}
+    if check_mode:
+        return {"changed": True, "method": "rewind", "reason": ""}
+    refuse_running(params)
+    began = time.monotonic()
+    method, reason = (
+        "clone",
+        {"none": "the data directory is lost"}.get(
+            state["data"], "the data is of another cluster or an unknown timeline"
+        ),
+    )
+    if state["data"] == "old":
+        reason = pg_rewind(params, line)
+        method = "clone" if reason else "rewind"
+    aside = clear(params) if method == "clone" and state["data"] != "none" else None
+    return {
+        "changed": True,
+        "method": method,
+        "reason": reason,
+        "old_directory": aside,
+        "seconds": round(time.monotonic() - began, 3),
+    }
+
+
+def pg_rewind(params: Params, line: Line) -> str:
+    """Rewind to the fork; why that was not possible, or an empty text."""
+    data = params["data_directory"]
+    source = (
+        f"host={line.host} port={params['port']} user={params['rewind_user']} dbname=postgres "
+        f"sslmode=verify-full sslrootcert={params['ca_certificate']} connect_timeout=5"
+    )
+    # WAL that was recycled since is fetched from the archive.
+    config = Path(data) / CONFIG
+    config.write_text(
+        f"include_if_exists 'postgresql.conf'\nrestore_command = '{params['restore_command']}'\n",
+        encoding="utf-8",
+    )
+    config.chmod(0o644)
+    words = [
+        f"{params['bin_directory']}/pg_rewind", f"--target-pgdata={data}", f"--source-server={source}",
+        "--restore-target-wal", f"--config-file={config}",
+    ]  # fmt: skip
+    environment = {"PATH": PROGRAMS, "LC_ALL": "C.UTF-8", "PGPASSWORD": params["rewind_password"]}
+    try:
+        result = subprocess.run(  # pylint: disable=ansible-bad-function
+            words, capture_output=True, text=True, errors="replace", timeout=params["timeout"], check=False,
+            cwd="/", env=environment, **identity(params["user"]),
+        )  # fmt: skip
+    except (OSError, subprocess.SubprocessError) as error:
+        return f"pg_rewind: {error}"
+    finally:
+        config.unlink(missing_ok=True)
+    if result.returncode == 0:
+        return ""
+    lines = [line for line in result.stderr.splitlines() if "error" in line or "fatal" in line]
+    return (lines or result.stderr.splitlines() or ["pg_rewind failed"])[-1]
+
+
+def clear(params: Params) -> str | None:
+    """Make way for a new copy. Data of which nothing could be saved is set aside, not removed."""
+    data = params["data_directory"]
+    saved = kept(params)
+    if saved and saved.get("count") is not None:
+        empty(data)
+        return None
+    if params["discard"]:
+        empty(data)
+        return None
+    aside = f"{data}.before-reprotect-{folder(params).name}"
+    if os.path.ismount(data) or free_mb(data)[0] < directory_mb(data) + ROOM_MB:
+        raise MusterError(
+            f"{data} on {params['host']} cannot be rewound, what only it has could not be listed, and there "
+            "is no room to keep it beside a new copy: move it away, or set postgresql_reprotect_discard: true"
+        )
+    os.rename(data, aside)
+    return aside
+
+
+# --- the last steps ---------------------------------------------------------------------
+
+
+def release(params: Params, check_mode: bool) -> dict[str, Any]:
+    """Take the fence down; the region's configuration must be a standby's by now."""
+    fence = fence_of(params)
+    if fence.marked() is None and not fence.masked():
+        return {"changed": False}
+    client = EtcdClient(
+        params["etcd_endpoints"], params["ca_certificate"], params["certificate"], params["private_key"]
+    )
+    try:
+        stored = client.get(f"/service/{params['scope']}/config")
+    finally:
+        client.close()
+    if stored is None or not is_standby(json.loads(stored.value)):
+        raise MusterError(
+            f"refused to take down the fence of {params['host']}: its region is not configured as a standby"
+        )
+    return {"changed": True if check_mode else fence.take_down()}
+
+
+STEPS: dict[str, Callable[[Params, bool], dict[str, Any]]] = {
+    "look": look,
+    "save": save,
+    "configure": configure,
+    "rewind": rewind,
+    "release": release,
+}
+
+
+def run(params: Params, check_mode: bool) -> dict[str, Any]:
+    started, clock = datetime.now(UTC), time.monotonic()
+    result = STEPS[params["step"]](params, check_mode)
+    phase = {
+        "name": f"re-protect: {params['step']} {params['host']}",
+        "started_at": started.strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
+        "seconds": round(time.monotonic() - clock, 3),
+    }
+    return {**result, "muster_phases": [phase] if params["step"] in ("save", "rewind") else []}

@@ -1,0 +1,230 @@
+#!/usr/bin/python
+# Copyright: the Muster authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: postgresql_promote
+short_description: Make a region's copy of PostgreSQL primary when the other region is fenced
+version_added: 0.1.0
+description:
+  - "The unplanned move. It loses what the standby had not received: gates that weigh that come before it
+    (see M(muster.platform.dr_gates)). This module itself refuses without a fresh proof of the fence, and
+    while anybody outside the target region answers as a primary."
+  - When it was interrupted, run it again, and it finishes.
+  - Run it on the host that leads the target region; on any other it works too, but cannot help a Patroni that
+    is stuck asking dead hosts.
+options:
+  regions:
+    description: The PostgreSQL hosts of each of the two regions, by region name.
+    type: dict
+    required: true
+  target:
+    description: The region that shall be primary.
+    type: str
+    required: true
+  host:
+    description: This host, as it is named in O(regions).
+    type: str
+    required: true
+  fence:
+    description:
+      - The proof that the other region takes no writes, as C(proven), C(region), C(provider) and C(proven_at)
+        (UTC). Older than five minutes, it is refused.
+    type: dict
+    required: true
+  etcd_endpoints:
+    description: The https addresses of the etcd members of each region, by region name.
+    type: dict
+    required: true
+  holder:
+    description: Who does this, for the lock; shown to a second one who has to wait.
+    type: str
+    required: true
+  operator:
+    description: Role with which to read positions.
+    type: str
+    default: muster_operator
+  operator_password:
+    description: Its password.
+    type: str
+    required: true
+  port:
+    description: Port of PostgreSQL.
+    type: int
+    default: 5432
+  api_port:
+    description: Port of Patroni's REST API.
+    type: int
+    default: 8008
+  unit:
+    description: Patroni's unit.
+    type: str
+    default: patroni.service
+  timeout:
+    description: Seconds until the region must take writes.
+    type: float
+    default: 30
+  ca_certificate:
+    description: Path on the host of the CA.
+    type: path
+    required: true
+  certificate:
+    description: Path on the host of the client certificate.
+    type: path
+    required: true
+  private_key:
+    description: Path on the host of the client certificate's key.
+    type: path
+    required: true
+attributes:
+  check_mode:
+    description: Refuses as the real run would, and changes nothing.
+    support: full
+author: The Muster authors (@muster-platform)
+"""
+
+EXAMPLES = r"""
+- name: Make south primary, because north is gone
+  muster.platform.postgresql_promote:
+    regions: {north: [north-1, north-2], south: [south-1, south-2]}
+    target: south
+    host: "{{ inventory_hostname }}"
+    fence: {proven: true, region: north, provider: power, proven_at: "2026-11-21T10:00:00Z"}
+    etcd_endpoints: {north: ["https://north-1:2379"], south: ["https://south-1:2379"]}
+    holder: ann
+    operator_password: "{{ postgresql_operator_password }}"
+    ca_certificate: /etc/muster/postgresql/ca.crt
+    certificate: /etc/muster/postgresql/server.crt
+    private_key: /etc/muster/postgresql/server.key
+"""
+
+RETURN = r"""
+situation:
+  description: V(start), or V(resume) when the region was opened by an earlier run.
+  returned: always
+  type: str
+timeline_before:
+  description: Timeline of the copy that was promoted.
+  returned: when this run promoted
+  type: int
+fork_position:
+  description: The LSN that the copy had replayed just before. The fork is there, or a little later.
+  returned: when this run promoted
+  type: str
+timeline_after:
+  description: Timeline of the new primary.
+  returned: outside check mode
+  type: int
+position_after:
+  description: The new primary's end of WAL as an LSN.
+  returned: outside check mode
+  type: str
+patroni_replaced:
+  description: Whether Patroni's process had to be replaced, because it was stuck.
+  returned: outside check mode
+  type: bool
+muster_phases:
+  description: What took how long.
+  returned: always
+  type: list
+  elements: dict
+"""
+
+import os
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.muster.platform.plugins.module_utils._errors import MusterError
+from ansible_collections.muster.platform.plugins.module_utils._etcd import EtcdClient
+from ansible_collections.muster.platform.plugins.module_utils._failover import Promotion
+from ansible_collections.muster.platform.plugins.module_utils._fence import systemctl
+from ansible_collections.muster.platform.plugins.module_utils._handover import EtcdDcs, Psycopg
+from ansible_collections.muster.platform.plugins.module_utils._patroni import TLS_OPTIONS, Survey, Tls
+
+LOCK = "dr"
+
+
+def other_region(params: dict[str, Any]) -> str:
+    """The fenced one; there are exactly two regions."""
+    names = sorted(params["regions"])
+    if params["target"] not in names:
+        raise MusterError(
+            f"{params['target']} is no region with PostgreSQL hosts; there are: {', '.join(names)}"
+        )
+    if len(names) != 2:
+        raise MusterError(f"a failover needs two regions with PostgreSQL hosts, found: {', '.join(names)}")
+    if params["target"] not in params["etcd_endpoints"]:
+        raise MusterError(f"etcd_endpoints must name region {params['target']}")
+    return next(name for name in names if name != params["target"])
+
+
+def replace_process(unit: str) -> None:
+    """End Patroni's process alone and start a new one: PostgreSQL runs on, and is found again."""
+    systemctl("kill", "--kill-who=main", "--signal=SIGKILL", unit, check=False)
+    systemctl("start", unit)
+
+
+def prepare(params: dict[str, Any]) -> tuple[Promotion, EtcdDcs]:
+    source, target = other_region(params), params["target"]
+    tls = Tls.from_params(params)
+    # The fenced region's hosts are most likely dead: they get little time.
+    survey = Survey(params["regions"], tls, params["api_port"], timeout=1.0)
+    client = EtcdClient(
+        params["etcd_endpoints"][target], tls.ca_certificate, tls.certificate, tls.private_key
+    )
+    dcs = EtcdDcs({target: client}, survey)
+    promotion = Promotion(
+        survey=survey,
+        sql=Psycopg(params["operator"], params["operator_password"], tls.ca_certificate, params["port"]),
+        dcs=dcs,
+        source=source,
+        target=target,
+        host=params["host"],
+        fence=params["fence"],
+        timeout=params["timeout"],
+        replace_patroni=lambda: replace_process(params["unit"]),
+    )
+    return promotion, dcs
+
+
+def run(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
+    promotion, dcs = prepare(params)
+    if check_mode:
+        return {**promotion.run(check=True), "muster_phases": promotion.phases}
+    client = dcs.clients[promotion.target]
+    with client.lock(LOCK, f"{params['holder']} (pid {os.getpid()})", ttl=10, wait=20) as lock:
+        dcs.locks = {promotion.target: lock}
+        promotion.still_held = lock.assert_held
+        result = promotion.run()
+    return {**result, "muster_phases": promotion.phases}
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            "regions": {"type": "dict", "required": True},
+            "target": {"type": "str", "required": True},
+            "host": {"type": "str", "required": True},
+            "fence": {"type": "dict", "required": True},
+            "etcd_endpoints": {"type": "dict", "required": True},
+            "holder": {"type": "str", "required": True},
+            "operator": {"type": "str", "default": "muster_operator"},
+            "operator_password": {"type": "str", "required": True, "no_log": True},
+            "port": {"type": "int", "default": 5432},
+            "api_port": {"type": "int", "default": 8008},
+            "unit": {"type": "str", "default": "patroni.service"},
+            "timeout": {"type": "float", "default": 30},
+            **TLS_OPTIONS,
+        },
+        supports_check_mode=True,
+    )
+    try:
+        module.exit_json(**run(module.params, module.check_mode))
+    except MusterError as error:
+        module.fail_json(msg=str(error))
+
+
+if __name__ == "__main__":
+    main()
