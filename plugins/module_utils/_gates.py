@@ -316,7 +316,7 @@ def check_overrides(overrides: Any, variable: str = "dr_override") -> dict[str, 
     if not isinstance(overrides, Mapping):
         raise MusterError(
             f"{variable} is {overrides!r}: it must be a dictionary of gates and reasons, "
-            f"such as -e '{{\"{variable}\": {{\"freeze_window\": \"why\"}}}}'"
+            f'such as -e \'{{"{variable}": {{"freeze_window": "why"}}}}\''
         )
     for name, reason in overrides.items():
         if name not in GATES:
@@ -350,7 +350,9 @@ def evaluate(facts: Facts, names: Sequence[str], overrides: Mapping[str, str]) -
         passed, reason = gate.check(facts)
         overridden = None if passed else overrides.get(name)
         if not passed:
-            also = f", or set dr_override.{name} to the reason why it may go ahead" if gate.overridable else ""
+            also = (
+                f", or set dr_override.{name} to the reason why it may go ahead" if gate.overridable else ""
+            )
             reason = f"{reason}; {gate.remedy}{'' if gate.warns else also}"
             if gate.warns:
                 warnings.append(f"{name}: {reason}")

@@ -15,9 +15,9 @@ description:
 options:
   operation:
     description:
-      - What is about to happen. All gates apply to a V(failover). To a V(switchover) apply V(target_not_primary),
-        V(freeze_window) and V(clock_offset), because its handover proves lag and timeline itself. To V(reprotect)
-        applies V(freeze_window).
+      - What is about to happen. All gates apply to a V(failover). To a V(switchover) apply
+        V(target_not_primary), V(freeze_window) and V(clock_offset), because its handover proves lag and
+        timeline itself. To V(reprotect) applies V(freeze_window).
     type: str
     required: true
     choices: [failover, switchover, reprotect]
@@ -34,11 +34,12 @@ options:
     required: true
   target_leader:
     description:
-      - Host of the target that would be promoted. The timeline is asked of it alone, and O(lag) must have been measured
-        on it. Without it every host of the target that answers must be on the right timeline.
+      - Host of the target that would be promoted. The timeline is asked of it alone, and O(lag) must have
+        been measured on it. Without it every host of the target that answers must be on the right timeline.
     type: str
   statuses:
-    description: RV(muster.platform.dr_status#module:rows). Rows of hosts that did not answer say nothing here.
+    description:
+      - RV(muster.platform.dr_status#module:rows). Rows of hosts that did not answer say nothing here.
     type: list
     elements: dict
     required: true
@@ -55,15 +56,16 @@ options:
     type: dict
   clock:
     description:
-      - C(host), C(offset_ms) and C(uncertainty_ms) of each host that was asked, as M(muster.platform.clock_info) measures
-        them. Each host of the target that answered must be among them.
+      - C(host), C(offset_ms) and C(uncertainty_ms) of each host that was asked, as
+        M(muster.platform.clock_info) measures them. Each host of the target that answered must be among them.
     type: list
     elements: dict
   freeze_windows:
     description:
-      - Times in which nothing is moved. One that comes once has C(name), C(from) and C(to), in ISO 8601 with a time zone.
-      - One that comes every week has C(name), C(days) (V(mon) to V(sun), on which it begins), C(from) and C(to) as
-        V(18:00), in UTC and in quotes. It may wrap midnight, and C(to) may be V(24:00).
+      - Times in which nothing is moved. One that comes once has C(name), C(from) and C(to), in ISO 8601 with
+        a time zone.
+      - One that comes every week has C(name), C(days) (V(mon) to V(sun), on which it begins), C(from) and
+        C(to) as V(18:00), in UTC and in quotes. It may wrap midnight, and C(to) may be V(24:00).
       - Both may have a C(reason). The end is outside.
     type: list
     elements: raw
@@ -75,8 +77,8 @@ options:
     type: str
   overrides:
     description:
-      - Gates that may be passed though they refuse, each with the reason. V(target_not_primary) and V(fence_proven)
-        cannot be.
+      - Gates that may be passed though they refuse, each with the reason. V(target_not_primary) and
+        V(fence_proven) cannot be.
       - An override of a gate that passes, or that is not evaluated in this call, does nothing.
     type: raw
   last_backup_at:
@@ -86,7 +88,8 @@ options:
     description: When a restore last proved one. The newest among O(statuses) when not given.
     type: str
   plan:
-    description: C(changed_since_last_pass), whether the plan has changed since its last passed drill. Null is unknown.
+    description:
+      - C(changed_since_last_pass), whether the plan has changed since its last passed drill. Null is unknown.
     type: dict
   max_clock_offset_ms:
     description: Limit of V(clock_offset), offset and uncertainty together, in milliseconds.
@@ -169,7 +172,9 @@ gates:
   contains:
     name: {description: Its name., type: str}
     passed: {description: Whether what it asks for is so., type: bool}
-    reason: {description: "What was found, in one sentence; when it did not pass, with what can be done.", type: str}
+    reason:
+      description: What was found, in one sentence, and what can be done when it did not pass.
+      type: str
     overridden:
       description: The reason for which it may be passed. Null when nobody gave one, or when none was needed.
       type: str

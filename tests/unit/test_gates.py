@@ -214,9 +214,7 @@ def test_lag_known(measured: Any, sentence: str) -> None:
     found = only("lag_known", lag=measured)
     assert not found["passed"]
     assert sentence in found["reason"]
-    assert found["reason"].endswith(
-        "or set dr_override.lag_known to the reason why it may go ahead"
-    )
+    assert found["reason"].endswith("or set dr_override.lag_known to the reason why it may go ahead")
 
 
 def test_lag_known_of_the_host_that_would_be_promoted() -> None:
@@ -245,9 +243,7 @@ def test_lag_within_objective() -> None:
         (lag(lag_writes=None), {"rpo_seconds": 5}, "an unknown lag cannot be held against"),
     ],
 )
-def test_lag_within_objective_unknown_or_none_allowed(
-    measured: Any, objectives: Any, sentence: str
-) -> None:
+def test_lag_within_objective_unknown_or_none_allowed(measured: Any, objectives: Any, sentence: str) -> None:
     found = only("lag_within_objective", lag=measured, objectives=objectives)
     assert not found["passed"]
     assert sentence in found["reason"]
@@ -376,7 +372,11 @@ def test_a_window_of_every_week_wraps_midnight(now: str, opened: bool) -> None:
 
 def test_a_window_of_whole_days() -> None:
     window = {"name": "sunday", "days": ["sun"], "from": "00:00", "to": "24:00"}
-    for now, opened in (("2026-11-21T23:59:59Z", 0), ("2026-11-22T00:00:00Z", 1), ("2026-11-23T00:00:00Z", 0)):
+    for now, opened in (
+        ("2026-11-21T23:59:59Z", 0),
+        ("2026-11-22T00:00:00Z", 1),
+        ("2026-11-23T00:00:00Z", 0),
+    ):
         assert only("freeze_window", freeze_windows=[window], now=now)["passed"] is not bool(opened)
 
 
@@ -430,7 +430,10 @@ def test_ages_that_are_not_known(name: str, at: Any, sentence: str) -> None:
 @pytest.mark.parametrize(
     ("rows", "sentence"),
     [
-        ([clock("s1", -498, 4), clock("s2")], "the clock of s1 may be 502 ms off, and dr_max_clock_offset_ms"),
+        (
+            [clock("s1", -498, 4), clock("s2")],
+            "the clock of s1 may be 502 ms off, and dr_max_clock_offset_ms",
+        ),
         ([clock("s1"), clock("s2"), clock("w", 9000)], "the clock of w may be 9004 ms off"),
         ([clock("s1", None), clock("s2")], "the clock offset is not known of s1"),
         ([clock("s1"), clock("s2", 0, None)], "the clock offset is not known of s2"),
