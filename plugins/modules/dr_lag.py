@@ -184,6 +184,8 @@ UNKNOWN: dict[str, Any] = dict.fromkeys(
         "reason",
     )
 )
+# Seconds without a step of the replay after which none is waited for.
+STUCK = 0.5
 IN_RECOVERY = "select pg_is_in_recovery()"
 PRIMARY = "select ('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))::bit(32)::int"
 POSITIONS = "select pg_last_wal_receive_lsn()::text, pg_last_wal_replay_lsn()::text"
@@ -227,14 +229,23 @@ def first_row(cursor: Any, sql: str, values: tuple[Any, ...] | None = None) -> t
     return row
 
 
+def wait_replayed(cursor: Any, timeout: float) -> None:
+    """Let a standby replay what it has received by now; what is not replayed counts as not held."""
+    wanted, position = first_row(cursor, POSITIONS) or (None, None)
+    deadline, moved = time.monotonic() + timeout, time.monotonic()
+    while wanted is not None and not (first_row(cursor, REPLAYED, (wanted,)) or (False,))[0]:
+        now, before = time.monotonic(), position
+        position = (first_row(cursor, POSITIONS) or (None, None))[1]
+        moved = now if position != before else moved
+        # A link that was cut leaves half a record, which is never replayed.
+        if now >= deadline or now - moved >= STUCK:
+            return
+        time.sleep(0.05)
+
+
 def standby_facts(cursor: Any, timeout: float) -> dict[str, Any]:
     """Where a standby is, after it has replayed what it had received when it was asked."""
-    received = (first_row(cursor, POSITIONS) or (None, None))[0]
-    deadline = time.monotonic() + timeout
-    while received is not None and not (first_row(cursor, REPLAYED, (received,)) or (False,))[0]:
-        if time.monotonic() >= deadline:
-            break  # What is not replayed counts as not held.
-        time.sleep(0.05)
+    wait_replayed(cursor, timeout)
     received, replayed = first_row(cursor, POSITIONS) or (None, None)
     receiver = first_row(cursor, RECEIVER)
     status, timeline, message_at = receiver or (None, None, None)
