@@ -82,6 +82,7 @@ class ActionModule(ActionBase):
             *_inventory.check_objectives(
                 settings.get("dr_objectives"), [s for s in STORES if groups.get(s)], self._timers(settings)
             ),
+            *_inventory.check_gates(settings),
         ]
         if not problems:
             problems = list(self._variables(groups, variables["hostvars"]))

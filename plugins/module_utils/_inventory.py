@@ -4,8 +4,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
+
+from ansible_collections.muster.platform.plugins.module_utils import _freeze, _gates
+from ansible_collections.muster.platform.plugins.module_utils._errors import MusterError
 
 PREFIX = "region_"
 # Groups whose hosts must be in a region; the witness's services are in none.
@@ -101,3 +105,35 @@ def _check_rto(store: str, rto: float, timers: Mapping[str, float]) -> Iterator[
             f"dr_objectives.postgresql.rto_seconds is {rto:g}, but Patroni may take "
             f"{timers['patroni_reaction']:g} s (loop_wait + retry_timeout) to act"
         )
+
+
+def check_gates(settings: Mapping[str, Any]) -> Iterator[str]:
+    """What the gates and the lock of a DR operation read: told before the day on which it is needed."""
+    for read, variable in (
+        (_freeze.read_windows, "dr_freeze_windows"),
+        (_gates.check_overrides, "dr_override"),
+    ):
+        try:
+            read(settings.get(variable), variable)
+        except MusterError as error:
+            yield str(error)
+    for variable in _gates.LIMITS:
+        yield from _check_limit(variable, settings.get(variable))
+    for variable, what in (("dr_approver", "who approves"), ("dr_lock_takeover", "the reason")):
+        value = settings.get(variable)
+        if value is not None and not isinstance(value, str):
+            yield f"{variable} is {value!r}: it must be text that names {what}"
+        elif variable == "dr_lock_takeover" and value is not None and not value.strip():
+            yield "dr_lock_takeover is empty: it must give the reason for taking the lock over"
+
+
+def _check_limit(variable: str, value: Any) -> Iterator[str]:
+    if value is None:
+        return
+    try:
+        # From the command line every value is text.
+        found = float(value) if isinstance(value, str) else _gates.number(value)
+    except ValueError:
+        found = None
+    if found is None or not 0 <= found < math.inf:
+        yield f"{variable} is {value!r}: it must be a number, 0 or more"

@@ -11,8 +11,10 @@ version_added: 0.1.0
 description:
   - Looks at regions, quorums, objectives and every role's variables for every host, on the controller,
     without a connection. All that is wrong is told at once, a sentence each.
-  - "Reads from the inventory: C(dr_initial_primary_region), C(dr_target_region), C(dr_objectives), groups and
-    the variables that the roles declare."
+  - "Reads from the inventory: C(dr_initial_primary_region), C(dr_target_region), C(dr_objectives), what
+    M(muster.platform.dr_gates) and M(muster.platform.dr_lock) are given (C(dr_freeze_windows),
+    C(dr_override), C(dr_approver), C(dr_lock_takeover) and the limits C(dr_max_*)), groups and the variables
+    that the roles declare."
 options: {}
 attributes:
   action:

@@ -178,6 +178,54 @@ def test_timers_that_are_no_numbers(inventory: dict[str, Any], name: str, value:
     assert str(caught.value).startswith(sentence)
 
 
+def test_what_gates_and_lock_read_is_checked(inventory: dict[str, Any]) -> None:
+    window = {"name": "weekend", "days": ["fri", "sat"], "from": "18:00", "to": "06:00", "reason": "nobody"}
+    everywhere(
+        inventory,
+        dr_freeze_windows=[window],
+        dr_override={"backup_age": "the repository is being moved"},
+        dr_approver="Alice",
+        dr_max_clock_offset_ms="250",
+        dr_lock_takeover="ctl-2 has burnt down",
+    )
+    assert run_action(validate, {}, inventory)["changed"] is False
+    everywhere(
+        inventory,
+        dr_freeze_windows=[{**window, "from": 1080}],
+        dr_override={"no_such_gate": "x"},
+        dr_approver=["Alice"],
+        dr_max_clock_offset_ms="often",
+        dr_max_backup_age_hours=-1,
+        dr_max_restore_proof_age_days=True,
+        dr_max_receiver_silence_seconds="nan",
+        dr_lock_takeover=" ",
+    )
+    found = problems(inventory)
+    beginnings = [
+        "dr_freeze_windows[0] (weekend).from is 1080: it must be a time of day, UTC, such as '18:00' in quotes",
+        "dr_override names 'no_such_gate', which is no gate; there are: ",
+        "dr_max_clock_offset_ms is 'often': it must be a number, 0 or more",
+        "dr_max_backup_age_hours is -1: it must be a number, 0 or more",
+        "dr_max_restore_proof_age_days is True: it must be a number, 0 or more",
+        "dr_max_receiver_silence_seconds is 'nan': it must be a number, 0 or more",
+        "dr_approver is ['Alice']: it must be text that names who approves",
+        "dr_lock_takeover is empty: it must give the reason for taking the lock over",
+    ]
+    assert [
+        next((problem for problem in found if problem.startswith(beginning)), beginning + " (not told)")
+        for beginning in beginnings
+    ] == found
+
+
+def test_a_takeover_that_is_no_text(inventory: dict[str, Any]) -> None:
+    everywhere(inventory, dr_lock_takeover=True, dr_override="approver", dr_freeze_windows={})
+    assert [problem.split(":")[0] for problem in problems(inventory)] == [
+        "dr_freeze_windows is {}",
+        "dr_override is 'approver'",
+        "dr_lock_takeover is True",
+    ]
+
+
 def test_an_inventory_without_hosts() -> None:
     variables = {"groups": {"all": ["localhost"]}, "hostvars": {"localhost": {}}}
     with pytest.raises(
