@@ -49,7 +49,7 @@ class ActionModule(ActionBase):
             for found in (hostvars[host],)
         ]
         with ThreadPoolExecutor(max_workers=min(MOST_AT_ONCE, max(1, len(hosts)))) as pool:
-            answers = list(pool.map(lambda place: knock(*place, arguments["timeout"]), places))
+            answers = list(pool.map(lambda place: knock(place[0], place[1], arguments["timeout"]), places))
         reasons = dict(zip(hosts, answers, strict=True))
         return result | {
             "changed": False,

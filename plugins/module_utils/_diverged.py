@@ -15,7 +15,7 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -40,8 +40,10 @@ CHANGE = re.compile(r"rmgr: (Heap|Heap2) .* tx: +(?P<tx>\d+), lsn: .*?desc: (?P<
 BLOCK = re.compile(
     r"blkref #\d+: rel \d+/(?P<database>\d+)/(?P<file>\d+) (?P<fork>fork \w+ )?blk (?P<block>\d+)"
 )
-END_OF_WAL = re.compile(r"error in WAL record|invalid record length|invalid magic number|unexpected pageaddr")
-MISSING = re.compile(r"could not find (file|a valid record)|could not open file")
+END_OF_WAL = re.compile(
+    r"error in WAL record|invalid record length|invalid magic number|unexpected pageaddr"
+    r"|could not find a valid record|could not find file"
+)
 OFFSETS = 291  # the most rows that a page of 8 kB holds
 PAGES = 500  # in one query
 
@@ -62,6 +64,15 @@ class Changes:
 
     pages: dict[tuple[int, int], set[int]] = field(default_factory=dict)
     deleted: int = 0
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """A part of a timeline, from one LSN to another; None is its end."""
+
+    timeline: int
+    start: int
+    end: int | None
 
 
 def parse_commits(lines: Iterable[str]) -> list[Commit]:
@@ -112,20 +123,40 @@ def commits_csv(commits: Iterable[Commit]) -> str:
 
 
 class Waldump:
-    """pg_waldump over the WAL of a data directory at rest, from the fork on one timeline."""
+    """pg_waldump over the WAL of a data directory at rest, one stretch after the other."""
 
-    def __init__(self, bin_directory: str, wal: str, timeline: int, fork: int, user: str) -> None:
-        self.words = [
-            f"{bin_directory}/pg_waldump",
-            f"--path={wal}",
-            f"--timeline={timeline}",
-            f"--start={format_lsn(fork)}",
-        ]
+    def __init__(
+        self, bin_directory: str, wal: str, stretches: Sequence[Stretch], segment_size: int, user: str
+    ) -> None:
+        self.program = f"{bin_directory}/pg_waldump"
+        self.wal = wal
+        self.stretches = stretches
+        self.segment_size = segment_size
         self.user = user
 
     def lines(self, *managers: str) -> Iterator[str]:
         """Its lines as they come; a MusterError when the WAL from the fork on is not all there."""
-        words = [*self.words, *(f"--rmgr={name}" for name in managers)]
+        for stretch in self.stretches:
+            if not self.ends_before(stretch):
+                yield from self._lines(stretch, managers)
+
+    def ends_before(self, stretch: Stretch) -> bool:
+        """Whether this data never got as far as the stretch: then nothing of it is missing."""
+        names = all_segments(self.wal, stretch.timeline)
+        if not names:
+            raise MusterError(f"there is no WAL of timeline {stretch.timeline} any more")
+        first = segment_name(stretch.timeline, stretch.start, self.segment_size)
+        if first not in (name[:24] for name in names) and names[-1][:24] > first:
+            raise MusterError(f"the WAL from the fork on is not complete: {first} is missing")
+        return names[-1][:24] < first
+
+    def _lines(self, stretch: Stretch, managers: Sequence[str]) -> Iterator[str]:
+        words = [
+            self.program, f"--path={self.wal}", f"--timeline={stretch.timeline}",
+            f"--start={format_lsn(stretch.start)}",
+            *([f"--end={format_lsn(stretch.end)}"] if stretch.end is not None else []),
+            *(f"--rmgr={name}" for name in managers),
+        ]  # fmt: skip
         with subprocess.Popen(  # pylint: disable=ansible-bad-function
             words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="replace", cwd="/",
             env={"PATH": PROGRAMS, "LC_ALL": "C.UTF-8", "TZ": "UTC", "PGTZ": "UTC"}, **identity(self.user),
@@ -134,22 +165,28 @@ class Waldump:
             assert process.stderr is not None
             yield from process.stdout
             errors = process.stderr.read().strip()
-        # It always ends with an error: where the WAL ends, there is no valid record.
-        if process.returncode != 0 and MISSING.search(errors) and not END_OF_WAL.search(errors):
-            raise MusterError(f"the WAL from the fork on is not complete: {errors.splitlines()[-1]}")
-        if process.returncode != 0 and not (MISSING.search(errors) or END_OF_WAL.search(errors)):
+        # Without an end it ends with an error: where the WAL ends, there is no valid record.
+        if process.returncode != 0 and not END_OF_WAL.search(errors):
             raise MusterError(
                 f"pg_waldump failed: {errors.splitlines()[-1] if errors else process.returncode}"
             )
 
 
-def segments_from(wal: str, timeline: int, fork: int, segment_size: int) -> list[str]:
-    """The names of the WAL files that hold what came after the fork, the partly filled ones too."""
-    number = fork // segment_size
-    per_id = 0x100000000 // segment_size
-    first = f"{timeline:08X}{number // per_id:08X}{number % per_id:08X}"
-    names = [name for name in os.listdir(wal) if re.fullmatch(r"[0-9A-F]{24}(\.partial)?", name)]
-    return sorted(name for name in names if name[:8] == first[:8] and name[:24] >= first)
+def segment_name(timeline: int, lsn: int, segment_size: int) -> str:
+    number, per_id = lsn // segment_size, 0x100000000 // segment_size
+    return f"{timeline:08X}{number // per_id:08X}{number % per_id:08X}"
+
+
+def all_segments(wal: str, timeline: int) -> list[str]:
+    """The WAL files of a timeline, the partly filled ones too, in their order."""
+    pattern = re.compile(rf"{timeline:08X}[0-9A-F]{{16}}(\.partial)?")
+    return sorted(name for name in os.listdir(wal) if pattern.fullmatch(name))
+
+
+def segments_of(wal: str, stretch: Stretch, segment_size: int) -> list[str]:
+    """The WAL files that hold a stretch."""
+    first = segment_name(stretch.timeline, stretch.start, segment_size)
+    return [name for name in all_segments(wal, stretch.timeline) if name[:24] >= first]
 
 
 class Alone(Server):
@@ -276,8 +313,34 @@ def copy_wal(wal: str, names: Sequence[str], directory: Path) -> int:
     return size
 
 
-def fork_of(history: dict[int, int], timeline: int, current: int) -> int | None:
-    """The LSN at which the current timeline's line left an older one; None when it never was on it."""
-    if timeline == current:
-        return None
-    return history.get(timeline)
+def own_stretches(
+    mine: Mapping[int, int], own: int, theirs: Mapping[int, int], current: int
+) -> list[Stretch]:
+    """What a copy has beyond the fork with the primary's line; empty when it never left that line.
+
+    C(mine) and C(theirs) say where each ancestor of the timelines C(own) and C(current) was left.
+    """
+    my_line: list[tuple[int, int | None]] = [*sorted(mine.items()), (own, None)]
+    their_line: dict[int, int | None] = {**theirs, current: None}
+    start, rest = 0, my_line
+    for index, (timeline, end) in enumerate(my_line):
+        if timeline not in their_line:
+            rest = my_line[index:]
+            break
+        left = their_line[timeline]
+        if end == left:
+            if end is None:
+                return []
+            start = end
+            continue
+        # Left at different places: what comes after the earlier one is this copy's alone.
+        if left is None or (end is not None and end < left):
+            start, rest = end or 0, my_line[index + 1 :]
+        else:
+            start, rest = left, my_line[index:]
+        break
+    found = []
+    for timeline, end in rest:
+        found.append(Stretch(timeline, start, end))
+        start = end or 0
+    return found

@@ -113,18 +113,42 @@ def fence_of(params: Params) -> Fence:
 
 
 def data_state(params: Params, line: Line) -> dict[str, Any]:
-    """What the data directory holds, seen from the new primary's line."""
+    """What the data directory holds, seen from the new primary's line.
+
+    C(data) is none, foreign (another cluster's), current (never left that line) or old,
+    with C(stretches) of its own. Two servers that were promoted without knowing of each
+    other begin timelines of one number, which pg_rewind takes for the same: not C(rewindable).
+    """
     data = params["data_directory"]
+    state: dict[str, Any] = {"data": "none", "timeline": None, "stretches": [], "rewindable": False}
     if not os.path.isfile(f"{data}/global/pg_control"):
-        return {"data": "none", "timeline": None, "fork": None}
+        return state
     control = alone(params).control()
     if control.get("Database system identifier") != line.system_identifier:
-        return {"data": "foreign", "timeline": None, "fork": None}
-    timeline = int(control["Latest checkpoint's TimeLineID"])
-    if timeline == line.timeline:
-        return {"data": "current", "timeline": timeline, "fork": None}
-    fork = line.history.get(timeline)
-    return {"data": "old" if fork is not None else "foreign", "timeline": timeline, "fork": fork}
+        return state | {"data": "foreign"}
+    # A standby's last checkpoint may be of an older timeline than what it has replayed since.
+    timeline = max(
+        int(control["Latest checkpoint's TimeLineID"]),
+        int(control.get("Min recovery ending loc's timeline", "0")),
+    )
+    stretches = _diverged.own_stretches(
+        own_history(data, timeline, line), timeline, line.history, line.timeline
+    )
+    return state | {
+        "data": "old" if stretches else "current",
+        "timeline": timeline,
+        "stretches": stretches,
+        "rewindable": timeline != line.timeline,
+    }
+
+
+def own_history(data: str, timeline: int, line: Line) -> dict[int, int]:
+    """Where this data's timeline left its ancestors; by the primary's account where no file tells."""
+    try:
+        with open(f"{data}/pg_wal/{timeline:08X}.history", encoding="utf-8") as stream:
+            return parse_history(stream.read())
+    except FileNotFoundError:
+        return {number: lsn for number, lsn in line.history.items() if number < timeline}
 
 
 def look(params: Params, _check_mode: bool) -> dict[str, Any]:
@@ -133,8 +157,9 @@ def look(params: Params, _check_mode: bool) -> dict[str, Any]:
     state = data_state(params, line)
     return {
         "changed": False,
-        **state,
-        "fork": format_lsn(state["fork"]),
+        "data": state["data"],
+        "timeline": state["timeline"],
+        "fork": format_lsn(state["stretches"][0].start) if state["stretches"] else None,
         "primary": line.host,
         "primary_timeline": line.timeline,
         "free_mb": free_mb(params["data_directory"])[0],
@@ -181,12 +206,9 @@ def save(params: Params, check_mode: bool) -> dict[str, Any]:
     if state["data"] == "none":
         return {"changed": False, "saved": nothing("the data directory is lost", None)}
     if state["data"] == "foreign":
-        return {
-            "changed": False,
-            "saved": nothing("the data is of another cluster or an unknown timeline", None),
-        }
+        return {"changed": False, "saved": nothing("the data is of another cluster", None)}
     if state["data"] == "current":
-        return {"changed": False, "saved": nothing("the data is on the new primary's timeline", 0)}
+        return {"changed": False, "saved": nothing("the data never left the new primary's line", 0)}
     if check_mode:
         return {"changed": True, "saved": nothing("check mode", None)}
     refuse_running(params)
@@ -204,12 +226,13 @@ def _save(params: Params, line: Line, state: Mapping[str, Any]) -> dict[str, Any
         shutil.rmtree(place)  # half-written: there is no summary
     place.mkdir(parents=True, mode=0o700)
     wal = f"{params['data_directory']}/pg_wal"
-    names = _diverged.segments_from(wal, state["timeline"], state["fork"], line.segment_size)
+    stretches: list[_diverged.Stretch] = state["stretches"]
+    names = [name for part in stretches for name in _diverged.segments_of(wal, part, line.segment_size)]
     size = sum(os.path.getsize(f"{wal}/{name}") for name in names) >> 20
     if free_mb(str(place))[0] < size + ROOM_MB:
         raise MusterError(f"{place} has no room for {size} MB of WAL that only {params['host']} has")
     _diverged.copy_wal(wal, names, place / "wal")
-    dump = _diverged.Waldump(params["bin_directory"], wal, state["timeline"], state["fork"], params["user"])
+    dump = _diverged.Waldump(params["bin_directory"], wal, stretches, line.segment_size, params["user"])
     try:
         commits = _diverged.parse_commits(dump.lines("Transaction"))
         xids = _diverged.with_children(commits)
@@ -228,7 +251,8 @@ def _save(params: Params, line: Line, state: Mapping[str, Any]) -> dict[str, Any
             "wal_files": len(names),
             "directory": str(place),
         }
-    summary |= {"fork": format_lsn(state["fork"]), "timeline": state["timeline"], "host": params["host"]}
+    first = stretches[0]
+    summary |= {"fork": format_lsn(first.start), "timeline": first.timeline, "host": params["host"]}
     _finish(place, summary)
     return summary
 
@@ -293,18 +317,17 @@ def rewind(params: Params, check_mode: bool) -> dict[str, Any]:
     line = ask_primary(params)
     state = data_state(params, line)
     if state["data"] == "current":
-        return {"changed": False, "method": "none", "reason": "the data is on the new primary's timeline"}
+        return {"changed": False, "method": "none", "reason": "the data never left the new primary's line"}
     if check_mode:
         return {"changed": True, "method": "rewind", "reason": ""}
     refuse_running(params)
     began = time.monotonic()
-    method, reason = (
-        "clone",
-        {"none": "the data directory is lost"}.get(
-            state["data"], "the data is of another cluster or an unknown timeline"
-        ),
-    )
-    if state["data"] == "old":
+    method, reason = "clone", "the data directory is lost"
+    if state["data"] == "foreign":
+        reason = "the data is of another cluster"
+    elif state["data"] == "old" and not state["rewindable"]:
+        reason = f"timeline {state['timeline']} was begun twice, here and at the new primary"
+    elif state["data"] == "old":
         reason = pg_rewind(params, line)
         method = "clone" if reason else "rewind"
     aside = clear(params) if method == "clone" and state["data"] != "none" else None
