@@ -40,7 +40,7 @@ def exercise(evidence: Evidence) -> str:
 def against_objectives(evidence: Evidence) -> str:
     """Outage and loss of each store beside what was promised."""
     if not evidence["stores"]:
-        return "Not measured by this drill: no canary wrote during it."
+        return "Outage and loss were not measured by this drill: no canary wrote during it."
     said = []
     for store in evidence["stores"]:
         objective = evidence["objectives"].get(store["name"])
@@ -55,6 +55,11 @@ def against_objectives(evidence: Evidence) -> str:
     return " ".join(said)
 
 
+def outcome(evidence: Evidence) -> str:
+    """What recovering took: from a backup, where that was drilled, else of what the canary saw."""
+    return restored(evidence) if evidence["restore_proof"] else against_objectives(evidence)
+
+
 def recovery(evidence: Evidence) -> str:
     """How the recovery went: one writer at a time, and where lost writes went."""
     doubles = [store["dual_writer_writes"] for store in evidence["stores"]]
@@ -64,7 +69,7 @@ def recovery(evidence: Evidence) -> str:
         writers = "Whether two servers wrote at a time is not known."
     else:
         writers = f"{sum(doubles)} writes were acknowledged by a second writer."
-    return f"{len(evidence['phases'])} phases were timed. {writers} {lost_commits(evidence)}"
+    return f"Phases timed: {len(evidence['phases'])}. {writers} {lost_commits(evidence)}"
 
 
 def lost_commits(evidence: Evidence) -> str:
@@ -116,8 +121,8 @@ CONTROLS = [
         "SOC 2",
         "A1.3",
         "Tests recovery plan procedures",
-        ["verdict", OUTAGE, LOST, FAR],
-        lambda evidence: f"{exercise(evidence)} {against_objectives(evidence)}",
+        ["verdict", OUTAGE, LOST, FAR, "restore_proof"],
+        lambda evidence: f"{exercise(evidence)} {outcome(evidence)}",
     ),
     Control(
         "SOC 2",
@@ -151,21 +156,21 @@ CONTROLS = [
         "DORA",
         "Article 24",
         "Testing of digital operational resilience",
-        ["verdict", "checks", "plan.git_sha", "plan.inventory_sha256"],
+        ["verdict", "checks", "restore_proof.checks", "plan.git_sha", "plan.inventory_sha256"],
         lambda evidence: f"{exercise(evidence)} {checked(evidence)} {plan(evidence)}",
     ),
     Control(
         "NIST SP 800-34",
         "3.5",
         "Plan testing, training, and exercises",
-        ["verdict", "phases", OUTAGE],
-        lambda evidence: f"{exercise(evidence)} {against_objectives(evidence)}",
+        ["verdict", OUTAGE, LOST, FAR, "restore_proof"],
+        lambda evidence: f"{exercise(evidence)} {outcome(evidence)}",
     ),
 ]
 
 
 def checked(evidence: Evidence) -> str:
-    checks = evidence["checks"]
+    checks = [*evidence["checks"], *(evidence["restore_proof"] or {"checks": []})["checks"]]
     if not checks:
         return "No check beyond the measurement was made."
     return f"{sum(bool(check['passed']) for check in checks)} of {len(checks)} checks passed."

@@ -52,21 +52,44 @@ def duration(value: float) -> str:
     return f"{minutes} min {rest} s" if rest else f"{minutes} min"
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[str]], label: str, figures: Sequence[int] = ()) -> str:
-    """A table whose cells are HTML already; columns in C(figures) are set to the right."""
+def table(
+    head: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    label: str,
+    figures: Sequence[int] = (),
+    class_: str | None = None,
+) -> str:
+    """A table whose cells are HTML already; columns in C(figures) are set to the right.
+
+    In the class stack the last of three columns is prose, which a phone shows below the others. In the
+    class cards a phone shows each row as a card, with the columns' names before the figures.
+    """
 
     def row(cells: Sequence[str], kind: str) -> str:
         made = []
         for column, cell in enumerate(cells):
             first = column == 0 and kind == "td"
             scope = "row" if first else ("col" if kind == "th" else None)
+            named = class_ == "cards" and kind == "td" and column in figures and cell
             made.append(
-                tag("th" if first else kind, cell, class_="n" if column in figures else None, scope=scope)
+                tag(
+                    "th" if first else kind,
+                    cell,
+                    class_="n" if column in figures else None,
+                    scope=scope,
+                    data_label=head[column] if named else None,
+                )
             )
         return tag("tr", "".join(made))
 
     body = tag("thead", row(head, "th")) + tag("tbody", "".join(row(cells, "td") for cells in rows))
-    return tag("div", tag("table", body, aria_label=label), class_="scroll", tabindex="0", role="region")
+    return tag(
+        "div",
+        tag("table", body, aria_label=label, class_=class_),
+        class_="scroll",
+        tabindex="0",
+        role="region",
+    )
 
 
 def section(title: str, content: str) -> str:

@@ -35,12 +35,12 @@ NARROW = 350
 WIDE = 520
 LETTER = 7
 SCENARIOS = {
-    "switchover": "Planned switchover",
     "region_loss": "Loss of a region",
     "partition": "Partition of the regions",
-    "restore": "Restore from a backup",
     "failover": "Failover",
+    "switchover": "Planned switchover",
     "reprotect": "Re-protection",
+    "restore": "Restore from a backup",
 }
 MOST_LISTED = 10
 

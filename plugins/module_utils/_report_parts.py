@@ -53,7 +53,7 @@ def gates(evidence: Evidence) -> str:
     if not rows:
         return ""
     approver = tag("p", f"Approved by: {or_unknown(evidence['approver'])}", class_="small")
-    return section("Gates", table(["Gate", "", "What it saw"], rows, "Gates") + approver)
+    return section("Gates", table(["Gate", "", "What it saw"], rows, "Gates", class_="stack") + approver)
 
 
 def gate_mark(gate: Evidence) -> str:
@@ -90,7 +90,10 @@ def check_rows(checks: Sequence[Evidence]) -> list[list[str]]:
 def checks(evidence: Evidence) -> str:
     if not evidence["checks"]:
         return ""
-    return section("Checks", table(["Check", "", "What was seen"], check_rows(evidence["checks"]), "Checks"))
+    return section(
+        "Checks",
+        table(["Check", "", "What was seen"], check_rows(evidence["checks"]), "Checks", class_="stack"),
+    )
 
 
 def restore(evidence: Evidence) -> str:
@@ -109,7 +112,7 @@ def restore(evidence: Evidence) -> str:
     made = pairs(facts, "pairs")
     if proof["checks"]:
         head = ["Check of the restored copy", "", "What was seen"]
-        made += table(head, check_rows(proof["checks"]), "Checks of the restored copy")
+        made += table(head, check_rows(proof["checks"]), "Checks of the restored copy", class_="stack")
     return section("Restore proof", made)
 
 
@@ -129,7 +132,7 @@ def lost_of_store(evidence: Evidence, store: Evidence, rows: Sequence[_evidence.
     mine = [row for row in rows if row.store == store["name"]]
     stretches = _evidence.lost_stretches(mine, _evidence.read_ranges(store["lost_sequences"]))
     cells = [lost_stretch(stretch, store["recovered_sequences"]) for stretch in stretches[:MOST_LISTED]]
-    head = ["Acknowledged", "By", "Writes", "Saved from the old side"]
+    head = ["Acknowledged", "By", "Writes", "Saved"]
     made = tag("h3", text(store["name"])) + table(head, cells, f"Lost writes of {store['name']}", (2, 3))
     rest = len(stretches) - MOST_LISTED
     if rest > 0:
@@ -158,7 +161,7 @@ def lost_stretch(stretch: Sequence[_evidence.Row], saved: str | None) -> list[st
     kept = _evidence.read_ranges(saved or "").intersection(row.sequence for row in stretch)
     return [
         text(" \u2013 ".join(dict.fromkeys(times))),
-        text(", ".join(sorted({row.host for row in stretch}))),
+        tag("span", text(", ".join(sorted({row.host for row in stretch}))), class_="whole"),
         number(len(stretch)),
         or_unknown(None) if saved is None else f"{len(kept):,} of {len(stretch):,}",
     ]

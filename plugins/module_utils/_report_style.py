@@ -16,7 +16,7 @@ PAGE = """<!doctype html>
 :root {
   --page: #ffffff; --card: #f6f7f9; --text: #1a1d21; --soft: #59616b; --line: #dde1e6;
   --good: #14713d; --good-bg: #e2f4e9; --bad: #b3261e; --bad-bg: #fdeaea;
-  --warn: #8a4b00; --warn-bg: #fdf0d9; --lost: #b3261e;
+  --warn: #8a4b00; --warn-bg: #fdf0d9; --lost: #9c1b7c;
   --r0: #2f6fde; --r1: #b45f06; --r2: #6d45b8; --r3: #0f766e;
   --acks: #8fb3f2; --phase: #7d8794; --outage: rgb(211 47 47 / 22%); --outage-line: #c62828;
 }
@@ -24,7 +24,7 @@ PAGE = """<!doctype html>
   :root {
     --page: #14171a; --card: #1d2125; --text: #e7eaed; --soft: #a2abb5; --line: #343a41;
     --good: #6fd69a; --good-bg: #153323; --bad: #ff9a92; --bad-bg: #3b1b1a;
-    --warn: #f2bd6b; --warn-bg: #3a2a10; --lost: #ff7b72;
+    --warn: #f2bd6b; --warn-bg: #3a2a10; --lost: #f08ad8;
     --r0: #2a5fc0; --r1: #9a5408; --r2: #6a48ab; --r3: #0d6a63;
     --acks: #47689f; --phase: #8a94a0; --outage: rgb(255 110 100 / 24%); --outage-line: #ff7b72;
   }
@@ -99,7 +99,9 @@ header.trend { grid-template-columns: 1fr; }
 }
 .signs .good { color: var(--good); background: var(--good-bg); }
 .signs .bad { color: var(--bad); background: var(--bad-bg); }
-.plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(280px, 1fr)); gap: 10px 36px; }
+.plots {
+  display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 400px), 1fr)); gap: 10px 36px;
+}
 figure { margin: 6px 0; break-inside: avoid; }
 figcaption { font-size: .875rem; color: var(--soft); }
 svg .bar.good { fill: var(--good); }
@@ -115,6 +117,7 @@ thead th { color: var(--soft); font-weight: 500; font-size: .85rem; white-space:
 tbody th { font-weight: 500; }
 .n { text-align: right; }
 .mark { white-space: nowrap; font-weight: 600; }
+.whole { white-space: nowrap; }
 .mark.wrap { white-space: normal; }
 .mark.good { color: var(--good); }
 .mark.bad { color: var(--bad); }
@@ -157,13 +160,31 @@ svg .r2 rect { fill: var(--r2); } svg .r3 rect { fill: var(--r3); }
   .two, .controls > div { grid-template-columns: 1fr; }
   svg .wide { display: none; }
   svg .narrow { display: inline; }
-  .mark .word { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); }
+  .stack thead { display: none; }
+  .stack tr {
+    display: grid; grid-template-columns: 1fr auto; padding: 6px 0; border-bottom: 1px solid var(--line);
+  }
+  .stack th, .stack td { border: 0; padding: 1px 0; }
+  .stack td:last-child { grid-column: 1 / -1; color: var(--soft); }
+  .cards thead { display: none; }
+  .cards tr {
+    display: flex; flex-wrap: wrap; gap: 1px 16px; padding: 8px 0; border-bottom: 1px solid var(--line);
+  }
+  .cards th, .cards td { border: 0; padding: 0; }
+  .cards td:empty { display: none; }
+  .cards th { flex: 1 0 55%; }
+  .cards td:nth-child(2) { flex: 1 0 100%; order: 1; }
+  .cards td:nth-child(n + 4) { order: 2; }
+  .cards td[data-label]::before { content: attr(data-label) " "; color: var(--soft); }
+  table:not(.stack, .cards) .mark .word {
+    position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%);
+  }
 }
 @media print {
   :root {
     --page: #ffffff; --card: #f6f7f9; --text: #000000; --soft: #444444; --line: #cccccc;
     --good: #14713d; --good-bg: #e2f4e9; --bad: #b3261e; --bad-bg: #fdeaea;
-    --warn: #8a4b00; --warn-bg: #fdf0d9; --lost: #b3261e;
+    --warn: #8a4b00; --warn-bg: #fdf0d9; --lost: #9c1b7c;
     --r0: #2f6fde; --r1: #b45f06; --r2: #6d45b8; --r3: #0f766e;
     --acks: #8fb3f2; --phase: #7d8794; --outage: rgb(211 47 47 / 22%); --outage-line: #c62828;
   }

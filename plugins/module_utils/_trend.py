@@ -99,6 +99,8 @@ def bars(drills: Sequence[Drill], measure: str, title: str) -> str:
     known = [value for value in values if value is not None]
     if not known:
         return ""
+    if not any(known) and len(known) == len(values):
+        return tag("figure", tag("figcaption", text(f"{title}: none in any drill")))
     top = max(known) or 1.0
     step = 100 / len(drills)
     width = min(step * 0.7, 5)
@@ -110,9 +112,15 @@ def bars(drills: Sequence[Drill], measure: str, title: str) -> str:
         drawn += tag(
             "text", text(drills[-1].day), x="100%", y=HEIGHT + 33, text_anchor="end", class_="t axis"
         )
-    said = f"{title}: {shown(values[-1])} last, {shown(min(known))} to {shown(max(known))} in all"
+    said = caption(title, values, known)
     picture = tag("svg", drawn, width="100%", height=HEIGHT + 38, role="img", aria_label=said)
     return tag("figure", tag("figcaption", text(said)) + picture)
+
+
+def caption(title: str, values: Sequence[float | None], known: Sequence[float]) -> str:
+    if len(values) == 1:
+        return f"{title}: {shown(values[-1])}"
+    return f"{title}: {shown(values[-1])} last, from {shown(min(known))} to {shown(max(known))}"
 
 
 def bar(drill: Drill, value: float | None, top: float, x: float, width: float) -> str:
@@ -128,7 +136,7 @@ def bar(drill: Drill, value: float | None, top: float, x: float, width: float) -
 
 
 def shown(value: float | None) -> str:
-    return "not known" if value is None else f"{value:.2f} s" if value < 100 else f"{value:.0f} s"
+    return "not known" if value is None else f"{value:.{2 if value < 100 else 0}f}\u00a0s"
 
 
 def verdicts(drills: Sequence[Drill]) -> str:
@@ -154,7 +162,9 @@ def drill_row(drill: Drill) -> list[str]:
     link = tag("a", text(day_and_time(drill.finished_at)[:16]), href=f"{drill.drill_id}/report.html")
     verdict = mark(drill.passed, "PASS" if drill.passed else "FAIL")
     if drill.overridden:
-        verdict += tag("div", f"{drill.overridden} overridden", class_="override")
+        verdict += tag(
+            "div", f"{drill.overridden} gate{'s' * (drill.overridden > 1)} overridden", class_="override"
+        )
     without = drill.scenario in ("restore", "reprotect") and drill.outage is None
     figures = [
         "" if without else number(drill.outage, "s", 2),
@@ -171,6 +181,12 @@ def drill_row(drill: Drill) -> list[str]:
     ]
 
 
+def place(scenario: str) -> int:
+    """The gravest scenario first; one that this version does not know last."""
+    known = list(_report.SCENARIOS)
+    return known.index(scenario) if scenario in known else len(known)
+
+
 def top(drills: Sequence[Drill]) -> str:
     newest = {drill.scenario: drill for drill in drills}
     facts = [
@@ -178,7 +194,7 @@ def top(drills: Sequence[Drill]) -> str:
             _report.SCENARIOS.get(scenario, scenario),
             mark(drill.passed, "PASS" if drill.passed else "FAIL") + f" {text(drill.day)}",
         )
-        for scenario, drill in sorted(newest.items())
+        for scenario, drill in sorted(newest.items(), key=lambda item: place(item[0]))
     ]
     passed = sum(drill.passed for drill in drills)
     lead = (
@@ -199,13 +215,13 @@ def render(drills: Sequence[Drill], unreadable: Sequence[str] = ()) -> str:
             "header", tag("h1", "Disaster recovery drills") + tag("p", "There is none yet.", class_="lead")
         )
     else:
-        scenarios = sorted({drill.scenario for drill in drills})
+        scenarios = sorted({drill.scenario for drill in drills}, key=place)
         head = ["Ended (UTC)", "Scenario", "Verdict", "Outage", "Loss", "Writes lost", "Restore"]
         rows = [drill_row(drill) for drill in reversed(drills)]
         body = top(drills) + "".join(
             scenario_part(name, [drill for drill in drills if drill.scenario == name]) for name in scenarios
         )
-        body += section("All drills", table(head, rows, "All drills", (3, 4, 5, 6)))
+        body += section("All drills", table(head, rows, "All drills", (3, 4, 5, 6), class_="cards"))
     if unreadable:
         body += tag("p", f"Evidence that cannot be read: {text(', '.join(unreadable))}.", class_="small")
     note = "This page is written anew after each drill and is no evidence: each drill's folder is."
