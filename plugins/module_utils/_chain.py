@@ -192,7 +192,7 @@ def backwards(directory: Path, head: str | None) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def locked(directory: Path, timeout: float = LOCK_SECONDS) -> Iterator[None]:
+def locked(directory: Path) -> Iterator[None]:
     """Hold the lock on the chain; a MusterError when another drill keeps it until the deadline."""
     try:
         directory.mkdir(parents=True, exist_ok=True)
@@ -200,11 +200,11 @@ def locked(directory: Path, timeout: float = LOCK_SECONDS) -> Iterator[None]:
     except OSError as error:
         raise MusterError(f"cannot write the evidence to {directory}: {error.strerror}") from error
     with stream:
-        wait_for_lock(stream, fcntl.LOCK_EX, f"the drill that writes its evidence to {directory}", timeout)
+        wait_for_lock(stream, fcntl.LOCK_EX, directory)
         yield
 
 
-def wait_for_lock(stream: Any, kind: int, whom: str, timeout: float) -> None:
+def wait_for_lock(stream: Any, kind: int, directory: Path) -> None:
     def take() -> bool:
         try:
             fcntl.flock(stream, kind | fcntl.LOCK_NB)
@@ -212,7 +212,8 @@ def wait_for_lock(stream: Any, kind: int, whom: str, timeout: float) -> None:
             return False
         return True
 
-    _wait.wait_until(take, f"{whom} to end", timeout, interval=0.05)
+    what = f"the drill that writes its evidence to {directory} to end"
+    _wait.wait_until(take, what, LOCK_SECONDS, interval=0.05)
 
 
 # --- keys ------------------------------------------------------------------------

@@ -63,8 +63,7 @@ def undisturbed(directory: Path) -> Iterator[None]:
         yield
         return
     with stream:
-        whom = f"the drill that writes its evidence to {directory}"
-        _chain.wait_for_lock(stream, fcntl.LOCK_SH, whom, _chain.LOCK_SECONDS)
+        _chain.wait_for_lock(stream, fcntl.LOCK_SH, directory)
         yield
 
 
