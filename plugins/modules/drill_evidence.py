@@ -320,7 +320,7 @@ from ansible_collections.muster.platform.plugins.module_utils import (
 from ansible_collections.muster.platform.plugins.module_utils._errors import MusterError
 
 CANARY_KEYS = {"from", "to", "complete", "ledger", "interval_ms", "stores"}
-NEEDED = ("canary", "canary_host", "objectives", "clock", "recovery_before", "recovery_after")
+NEEDED = ("canary", "canary_host", "recovery_before", "recovery_after")
 CHECK = {
     "name": {"type": "str", "required": True},
     "passed": {"type": "bool"},
@@ -354,6 +354,10 @@ def check_objectives(objectives: dict[str, Any]) -> None:
 
 
 def check_canary(parameters: dict[str, Any]) -> None:
+    scenario = parameters["scenario"]
+    missing = [name for name in NEEDED if parameters[name] is None]
+    if scenario in _judge.MEASURED and missing:
+        raise MusterError(f"scenario {scenario} needs {', '.join(missing)}")
     if parameters["canary"] is None:
         return
     lacking = sorted(CANARY_KEYS - set(parameters["canary"]))
@@ -512,7 +516,6 @@ SPECIFICATION: dict[str, Any] = {
 def main() -> None:
     module = AnsibleModule(
         argument_spec=SPECIFICATION,
-        required_if=[("scenario", scenario, NEEDED) for scenario in _judge.MEASURED],
         supports_check_mode=True,
     )
     try:
