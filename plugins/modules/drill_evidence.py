@@ -36,7 +36,7 @@ options:
         was longer than the objective, and every figure and clock offset is known.
       - V(region_loss), V(partition) and V(failover) are allowed the loss and the outage of the objectives,
         and no second writer. The time of V(region_loss) ends with the switch back, which counts too.
-      - V(region_loss) and V(reprotect) also need each lost write to be in RV(evidence.lost_commits).
+      - V(region_loss) and V(reprotect) also need each lost write to be in O(lost_commits).
       - V(restore) needs O(restore_proof). It and V(reprotect) are not held against O(objectives), and
         O(canary), O(canary_host), O(objectives), O(clock), O(recovery_before) and O(recovery_after) may be
         absent.

@@ -563,3 +563,25 @@ def test_a_copy_without_the_lock_can_be_checked(chain: Path, verify: Run, tmp_pa
     (copy / ".lock").unlink()
     assert verify(copy)["problems"] == []
     assert not (copy / ".lock").exists()
+
+
+def run_playbook(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["ansible-playbook", "-i", "localhost,", "playbooks/dr_verify_evidence.yml", *arguments],
+        cwd=Path(__file__).resolve().parents[2], capture_output=True, text=True,
+    )  # fmt: skip
+
+
+def test_the_playbook_needs_no_inventory(chain: Path, tmp_path: Path) -> None:
+    given = ["-e", f"dr_evidence_directory={chain}"]
+    done = run_playbook(*given)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "4 drills, each as it was written; the newest is 4-switchover" in done.stdout
+    keys = tmp_path / "allowed_signers"
+    keys.write_text("")
+    done = run_playbook(*given, "-e", f"dr_evidence_allowed_signers={keys}")
+    assert done.returncode == 2
+    assert "1-switchover: manifest.sha256.sig is not a signature of muster" in done.stdout + done.stderr
+    done = run_playbook()
+    assert done.returncode == 2
+    assert "dr_evidence_directory is not set" in done.stdout + done.stderr
