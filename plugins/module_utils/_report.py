@@ -66,6 +66,10 @@ def headline(evidence: Mapping[str, Any]) -> str:
             f"{proof['store']}: restored to {day_and_time(proof['point_reached'])}"
             f" in {proof['seconds']:.1f}\u00a0s"
         )
+    commits = evidence["lost_commits"]
+    if commits and not evidence["stores"]:
+        count = "not known" if commits["count"] is None else f"{commits['count']:,}"
+        parts.append(f"Commits that only the old side had: {count}")
     return ". ".join(parts) + "." if parts else "No store was measured."
 
 

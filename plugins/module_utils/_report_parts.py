@@ -33,19 +33,19 @@ def or_unknown(value: Any) -> str:
 
 def overrides(evidence: Evidence) -> str:
     """What was let through although a gate refused; nobody shall overlook it."""
-    lines = [
-        tag("li", f"{tag('strong', text(gate['name']))} refused"
-        + (f": {text(gate['reason'])}" if gate["reason"] else "")
-        + f". Overridden: {text(gate['overridden'])}")
-        for gate in evidence["gates"]
-        if gate["overridden"]
-    ]  # fmt: skip
+    lines = [override(gate) for gate in evidence["gates"] if gate["overridden"]]
     if not lines:
         return ""
     by = f" Approver: {text(evidence['approver'])}." if evidence["approver"] else ""
     title = "One gate was overridden." if len(lines) == 1 else f"{len(lines)} gates were overridden."
     head = tag("p", tag("strong", title) + by)
     return tag("section", head + tag("ul", "".join(lines)), class_="overrides")
+
+
+def override(gate: Evidence) -> str:
+    why = f": {text(gate['reason'])}" if gate["reason"] else ""
+    said = f"{tag('strong', text(gate['name']))} refused{why}. Overridden: {text(gate['overridden'])}"
+    return tag("li", said)
 
 
 def gates(evidence: Evidence) -> str:

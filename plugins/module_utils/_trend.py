@@ -106,7 +106,7 @@ def bars(drills: Sequence[Drill], measure: str, title: str) -> str:
     width = min(step * 0.7, 5)
     drawn = tag("line", x1=0, x2="100%", y1=HEIGHT + 18, y2=HEIGHT + 18, class_="axis")
     for place, (drill, value) in enumerate(zip(drills, values, strict=True)):
-        drawn += bar(drill, value, top, place * step + (step - width) / 2, width)
+        drawn += one_bar(drill, value, top, place * step + (step - width) / 2, width)
     drawn += tag("text", text(drills[0].day), x=0, y=HEIGHT + 33, class_="t axis")
     if len(drills) > 1:
         drawn += tag(
@@ -123,7 +123,7 @@ def caption(title: str, values: Sequence[float | None], known: Sequence[float]) 
     return f"{title}: {shown(values[-1])} last, from {shown(min(known))} to {shown(max(known))}"
 
 
-def bar(drill: Drill, value: float | None, top: float, x: float, width: float) -> str:
+def one_bar(drill: Drill, value: float | None, top: float, x: float, width: float) -> str:
     name = tag("title", text(f"{drill.day} {drill.drill_id}: {shown(value)}"))
     where = {"x": f"{x:.3f}%", "width": f"{width:.3f}%"}
     if value is None:

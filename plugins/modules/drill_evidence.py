@@ -424,6 +424,8 @@ def record(parameters: dict[str, Any], check_mode: bool) -> dict[str, Any]:
         compare()
     else:
         with _chain.locked(directory):
+            # Somebody may have used this id while we waited.
+            _chain.check_folder(directory, parameters["drill_id"])
             compare()
             files = render_files(evidence, text, ledger)
             _chain.publish(directory, folder, files, attachments, signer)

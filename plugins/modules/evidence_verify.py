@@ -76,7 +76,7 @@ drills:
     signed: {description: Whether it has a signature., type: bool}
     scenario: {description: What was drilled., type: str}
     verdict: {description: V(PASS) or V(FAIL)., type: str}
-    finished_at: {description: When it ended, UTC., type: str}
+    finished_at: {description: When it ended in UTC., type: str}
 head:
   description: The newest drill. Null when there is none.
   returned: always

@@ -300,6 +300,21 @@ def test_drills_that_end_together_follow_each_other(chain: Path, keys: dict[str,
     assert len(checked["drills"]) == 8
 
 
+def test_an_id_that_was_used_meanwhile_is_refused(
+    chain: Path, drill: Run, verify: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    locked = _chain.locked
+
+    def wait(directory: Path) -> Any:
+        monkeypatch.setattr(_chain, "locked", locked)
+        shutil.copytree(chain / NAMES[0], chain / "5-switchover")
+        return locked(directory)
+
+    monkeypatch.setattr(_chain, "locked", wait)
+    assert drill(chain, "5-switchover")["msg"].endswith("a drill needs an id of its own")
+    assert (chain / "5-switchover/manifest.sha256").exists()
+
+
 def test_a_lock_that_is_kept_is_told_after_the_deadline(
     chain: Path, drill: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
