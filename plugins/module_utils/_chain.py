@@ -12,6 +12,7 @@ import base64
 import contextlib
 import fcntl
 import hashlib
+import json
 import os
 import re
 import secrets
@@ -189,6 +190,19 @@ def backwards(directory: Path, head: str | None) -> Iterator[Path]:
         seen.add(head)
         yield folders[head]
         head = previous_of(folders[head])
+
+
+def last_pass(directory: Path, scenario: str) -> dict[str, Any] | None:
+    """The evidence of the newest drill of the chain that passed in this scenario."""
+    head = find_head(directory)
+    for folder in backwards(directory, head.drill_id if head else None):
+        try:
+            evidence: dict[str, Any] = json.loads((folder / EVIDENCE).read_text(encoding="utf-8"))
+            if (evidence["scenario"], evidence["verdict"]) == (scenario, "PASS") and evidence["plan"]:
+                return evidence
+        except (OSError, ValueError, KeyError, TypeError):
+            continue  # somebody damaged it, which muster.platform.evidence_verify tells
+    return None
 
 
 @contextlib.contextmanager

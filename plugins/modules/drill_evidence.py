@@ -377,19 +377,6 @@ def read_ledger(parameters: dict[str, Any]) -> tuple[str, _evidence.Ledger]:
     return text, _evidence.parse_ledger(text)
 
 
-def last_pass(directory: Path, scenario: str) -> dict[str, Any] | None:
-    """The evidence of the newest drill of the chain that passed in this scenario."""
-    head = _chain.find_head(directory)
-    for folder in _chain.backwards(directory, head.drill_id if head else None):
-        try:
-            evidence: dict[str, Any] = json.loads((folder / _chain.EVIDENCE).read_text(encoding="utf-8"))
-            if (evidence["scenario"], evidence["verdict"]) == (scenario, "PASS") and evidence["plan"]:
-                return evidence
-        except (OSError, ValueError, KeyError, TypeError):
-            continue  # somebody damaged it, which muster.platform.evidence_verify tells
-    return None
-
-
 def render_files(evidence: dict[str, Any], text: str, ledger: _evidence.Ledger) -> dict[str, str]:
     files = {"ledger.csv": text} if evidence["canary"] else {}
     return files | {
@@ -416,7 +403,7 @@ def record(parameters: dict[str, Any], check_mode: bool) -> dict[str, Any]:
     evidence = _drill.build(parameters, ledger, sorted(attachments))
 
     def compare() -> None:
-        earlier = last_pass(directory, parameters["scenario"])
+        earlier = _chain.last_pass(directory, parameters["scenario"])
         evidence["plan"]["changed_since_last_pass"] = _drill.plan_changed(evidence["plan"], earlier)
         evidence["controls"] = _controls.controls(evidence)
 
