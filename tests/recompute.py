@@ -106,6 +106,16 @@ def count_double(acked: list[dict[str, Any]]) -> int:
     return double
 
 
+def as_ranges(numbers: list[int]) -> str:
+    """Numbers as 1-5,7: a number whose neighbour below is missing begins a range."""
+    known = set(numbers)
+    begins = [number for number in sorted(known) if number - 1 not in known]
+    ends = [number for number in sorted(known) if number + 1 not in known]
+    return ",".join(
+        str(low) if low == high else f"{low}-{high}" for low, high in zip(begins, ends, strict=True)
+    )
+
+
 def figures(
     rows: list[dict[str, Any]], held: set[int], start: datetime, end: datetime, endpoints: Any
 ) -> dict[str, Any]:
@@ -124,7 +134,22 @@ def figures(
             for name in endpoints
         },
         "dual_writer_writes": count_double(acked),
+        "lost_sequences": as_ranges([row["number"] for row in acked if row["number"] not in held]),
     }
+
+
+def compare_saved(evidence: dict[str, Any], store: dict[str, Any], lost: str) -> list[str]:
+    """What of the lost was saved from the old side, from the numbers that were exported there."""
+    exported = ((evidence.get("lost_commits") or {}).get("canary_sequences") or {}).get(store["name"])
+    if exported is None or not lost:
+        return []
+    saved = as_ranges(sorted(numbers_in(lost) & numbers_in(exported)))
+    gone = as_ranges(sorted(numbers_in(lost) - numbers_in(exported)))
+    print(f"{store['name']:12} {'not saved':20} {gone or 'none'}")
+    told = store["recovered_sequences"]
+    if told == saved:
+        return []
+    return [f"{store['name']} recovered_sequences: evidence.json says {told}, the export says {saved}"]
 
 
 def same(left: Any, right: Any) -> bool:
@@ -138,11 +163,11 @@ def same(left: Any, right: Any) -> bool:
 def compare(store: dict[str, Any], found: dict[str, Any]) -> list[str]:
     differing = []
     for key, value in found.items():
-        if same(store[key], value):
+        if same(store.get(key), value):
             print(f"{store['name']:12} {key:20} {value}")
         else:
             differing.append(
-                f"{store['name']} {key}: evidence.json says {store[key]}, the ledger says {value}"
+                f"{store['name']} {key}: evidence.json says {store.get(key)}, the ledger says {value}"
             )
     return differing
 
@@ -161,6 +186,9 @@ def main(arguments: list[str]) -> int:
     given = parser.parse_args(arguments)
 
     evidence = json.loads((given.folder / "evidence.json").read_text())
+    if not evidence["canary"]:
+        print("no canary took part: there is nothing to recompute")
+        return 0
     start, end = (datetime.fromisoformat(evidence["canary"][key]) for key in ("from", "to"))
     differing = []
     for store in evidence["stores"]:
@@ -176,7 +204,8 @@ def main(arguments: list[str]) -> int:
         elif told is None:
             differing.append(f"{store['name']}: evidence.json knows no surviving numbers, and none are given")
             continue
-        differing += compare(store, figures(rows, held, start, end, store["outage_by_endpoint"] or {}))
+        found = figures(rows, held, start, end, store["outage_by_endpoint"] or {})
+        differing += compare(store, found) + compare_saved(evidence, store, found["lost_sequences"])
     print("\n".join(differing) if differing else "every figure is the same")
     return 1 if differing else 0
 

@@ -1,26 +1,27 @@
 # Copyright: the Muster authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Putting a drill's evidence together, telling it on a terminal, and writing it to its folder."""
+"""Putting a drill's evidence together, and telling it on a terminal."""
 
 from __future__ import annotations
 
 import base64
 import binascii
-import contextlib
 import gzip
-import os
 import re
-import secrets
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+from datetime import UTC, datetime
 from typing import Any
 
 from ansible.module_utils import ansible_release
-from ansible_collections.muster.platform.plugins.module_utils import _evidence
+from ansible_collections.muster.platform.plugins.module_utils import (
+    _evidence,
+    _judge,
+    _survivors,
+)
 from ansible_collections.muster.platform.plugins.module_utils._errors import MusterError
 
-SCHEMA_VERSION = 1
-DRILL_ID = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$")
+SCHEMA_VERSION = 2
+GATE = ("name", "passed", "reason", "overridden", "warns")
 SURVIVING = ("sequences", "endpoint", "host", "region", "timeline", "position", "read_at")
 
 
@@ -69,71 +70,179 @@ def collect_versions(statuses: Iterable[Mapping[str, Any]]) -> dict[str, str | N
 
 
 def store_evidence(
-    name: str, canary: Mapping[str, Any], figures: dict[str, Any], before: Any, after: Any
+    name: str, canary: Mapping[str, Any], figures: dict[str, Any], parameters: Mapping[str, Any]
 ) -> dict[str, Any]:
-    was, is_now = primary_of(before, name), primary_of(after, name)
+    was = primary_of(parameters["recovery_before"] or [], name)
+    is_now = primary_of(parameters["recovery_after"] or [], name)
+    commits = parameters["lost_commits"] or {}
     return {
         "name": name,
         **figures,
+        "recovered_sequences": recovered(
+            figures["lost_sequences"], (commits.get("canary_sequences") or {}).get(name)
+        ),
         **{f"{key}_before": value for key, value in was.items()},
         **{f"{key}_after": value for key, value in is_now.items()},
         "surviving": {key: canary["surviving"].get(key) for key in SURVIVING},
     }
 
 
-def build(parameters: Mapping[str, Any], ledger: _evidence.Ledger) -> dict[str, Any]:
-    """The whole of evidence.json."""
+def recovered(lost: str | None, exported: Any) -> str | None:
+    """Which of the lost writes were saved from the old side; None when that cannot be known."""
+    if not lost:
+        return lost
+    if exported is None:
+        return None
+    both = _evidence.read_ranges(lost) & _evidence.read_ranges(str(exported))
+    return _survivors.to_ranges(sorted(both))
+
+
+def measured(parameters: Mapping[str, Any], ledger: _evidence.Ledger) -> dict[str, Any]:
+    """What the canary tells: how it measured, and the figures of each store."""
     canary = parameters["canary"]
-    window = _evidence.Window(_evidence.read_time(canary["from"]), _evidence.read_time(canary["to"]))
+    if not canary:
+        return {"canary": None, "stores": []}
+    window = window_of(canary)
     interval = round(float(canary["interval_ms"]) * 1000)
     stores = [
-        store_evidence(
-            name,
-            part,
-            _evidence.store_figures(name, ledger, part, window, interval),
-            parameters["recovery_before"],
-            parameters["recovery_after"],
-        )
+        store_evidence(name, part, _evidence.store_figures(name, ledger, part, window, interval), parameters)
         for name, part in sorted(canary["stores"].items())
     ]
-    objectives = {
-        name: {key: entry.get(key) for key in ("rpo_seconds", "rto_seconds")}
-        for name, entry in sorted(parameters["objectives"].items())
+    how = {
+        "host": parameters["canary_host"],
+        "interval_ms": canary["interval_ms"],
+        "gap_limit_seconds": _evidence.seconds(_evidence.gap_limit(interval)),
+        "from": _evidence.show_time(window.start),
+        "to": _evidence.show_time(window.end),
+        "rows": len(ledger.rows) + len(ledger.unreadable),
     }
-    clock = [
-        {key: entry.get(key) for key in ("host", "offset_ms", "uncertainty_ms")}
-        for entry in parameters["clock"]
-    ]
-    reasons = _evidence.judge(stores, objectives, clock, bool(canary["complete"]))
+    return {"canary": how, "stores": stores}
+
+
+def window_of(canary: Mapping[str, Any]) -> _evidence.Window:
+    return _evidence.Window(_evidence.read_time(canary["from"]), _evidence.read_time(canary["to"]))
+
+
+def collect_objectives(objectives: Mapping[str, Any]) -> dict[str, Any]:
+    """The stores' objectives; one that lacks its RPO or RTO is none."""
+    required = ("rpo_seconds", "rto_seconds")
+    found = {}
+    for name, entry in sorted(objectives.items()):
+        if None not in [entry.get(key) for key in required]:
+            found[name] = {key: entry[key] for key in required}
+            if entry.get("switchover_seconds") is not None:
+                found[name]["switchover_seconds"] = entry["switchover_seconds"]
+    return found
+
+
+def collect_lost_commits(given: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    if given is None:
+        return None
+    sequences = {str(store): str(text or "") for store, text in (given["canary_sequences"] or {}).items()}
+    for text in sequences.values():
+        _evidence.read_ranges(text)
+    if given["count"] is not None and given["count"] < 0:
+        raise MusterError(f"lost_commits.count must be 0 or more, not {given['count']}")
+    times = {
+        key: time_of(given[key], f"lost_commits.{key}") if given[key] else None
+        for key in ("first_at", "last_at")
+    }
     return {
+        "count": given["count"],
+        **times,
+        "xids_file": given["xids_file"],
+        "canary_sequences": dict(sorted(sequences.items())),
+        "reason": given["reason"],
+    }
+
+
+def collect_restore_proof(given: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    if given is None:
+        return None
+    point = given["point_reached"]
+    return {
+        **{key: given[key] for key in ("store", "host", "repository", "backup")},
+        "point_reached": time_of(point, "restore_proof.point_reached") if point else None,
+        "seconds": given["seconds"],
+        "checks": collect_checks(given["checks"]),
+    }
+
+
+def collect_checks(checks: Iterable[Mapping[str, Any]] | None) -> list[dict[str, Any]]:
+    return [{key: check[key] for key in ("name", "passed", "detail")} for check in checks or []]
+
+
+def span(parameters: Mapping[str, Any], phases: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """When the drill began and ended: as given, else as the canary looked, else by the phases and now."""
+    canary = parameters["canary"] or {}
+    started = parameters["started_at"] or canary.get("from") or (phases[0]["started_at"] if phases else None)
+    if started is None:
+        raise MusterError("started_at is needed when there is neither a canary nor a phase")
+    now = datetime.now(UTC).isoformat()
+    return {
+        "started_at": time_of(started, "started_at"),
+        "finished_at": time_of(parameters["finished_at"] or canary.get("to") or now, "finished_at"),
+    }
+
+
+def build(
+    parameters: Mapping[str, Any],
+    ledger: _evidence.Ledger,
+    attachments: Sequence[str],
+) -> dict[str, Any]:
+    """The whole of evidence.json but what needs the chain: whether the plan changed, and the controls."""
+    phases = collect_phases(parameters["phases"])
+    plan = {key: parameters["plan"][key] for key in ("git_sha", "inventory_sha256")}
+    statuses = [*(parameters["recovery_before"] or []), *(parameters["recovery_after"] or [])]
+    evidence = {
         "schema_version": SCHEMA_VERSION,
         "drill_id": parameters["drill_id"],
         "scenario": parameters["scenario"],
-        "verdict": "FAIL" if reasons else "PASS",
-        "reasons": reasons,
-        "started_at": time_of(parameters["started_at"] or canary["from"], "started_at"),
-        "finished_at": time_of(parameters["finished_at"] or canary["to"], "finished_at"),
-        "plan": {key: parameters["plan"][key] for key in ("git_sha", "inventory_sha256")},
-        "objectives": {name: entry for name, entry in objectives.items() if None not in entry.values()},
-        "clock": clock,
-        "phases": collect_phases(parameters["phases"]),
-        "canary": {
-            "host": parameters["canary_host"],
-            "interval_ms": canary["interval_ms"],
-            "gap_limit_seconds": _evidence.seconds(_evidence.gap_limit(interval)),
-            "from": _evidence.show_time(window.start),
-            "to": _evidence.show_time(window.end),
-            "rows": len(ledger.rows) + len(ledger.unreadable),
-        },
-        "stores": stores,
-        "versions": collect_versions([*parameters["recovery_before"], *parameters["recovery_after"]])
+        "verdict": "FAIL",
+        "reasons": [],
+        **span(parameters, phases),
+        "plan": {**plan, "changed_since_last_pass": None},
+        "approver": parameters["approver"] or None,
+        "gates": [
+            {key: gate[key] for key in GATE} | {"overridden": gate["overridden"] or None}
+            for gate in parameters["gates"]
+        ],
+        "checks": collect_checks(parameters["checks"]),
+        "lost_commits": collect_lost_commits(parameters["lost_commits"]),
+        "restore_proof": collect_restore_proof(parameters["restore_proof"]),
+        "objectives": collect_objectives(parameters["objectives"]),
+        "clock": [
+            {key: entry.get(key) for key in ("host", "offset_ms", "uncertainty_ms")}
+            for entry in parameters["clock"]
+        ],
+        "phases": phases,
+        **measured(parameters, ledger),
+        "versions": collect_versions(statuses)
         | {key: None if value is None else str(value) for key, value in parameters["versions"].items()},
+        "attachments": sorted(attachments),
+        "signature": parameters["signature"],
+        "unsigned_reason": None if parameters["signature"] else "no signing_key was given",
     }
+    complete = not parameters["canary"] or bool(parameters["canary"]["complete"])
+    reasons = _judge.judge(evidence, complete)
+    return {**evidence, "verdict": "FAIL" if reasons else "PASS", "reasons": reasons}
+
+
+def plan_changed(plan: Mapping[str, Any], earlier: Mapping[str, Any] | None) -> bool | None:
+    """Whether something else was run than in the last PASS; None when nobody can tell."""
+    if earlier is None:
+        return None
+    was = earlier["plan"]
+    if plan["inventory_sha256"] != was["inventory_sha256"] or plan["git_sha"] != was["git_sha"]:
+        return True
+    # Two checkouts with changes of their own may share a commit and nothing else.
+    exact = plan["git_sha"] and not plan["git_sha"].endswith("-dirty")
+    return False if exact else None
 
 
 def time_of(text: str, what: str) -> str:
     try:
-        return _evidence.show_time(_evidence.read_time(text))
+        return _evidence.show_time(_evidence.read_time(re.sub(r" ?UTC$", "+00:00", str(text))))
     except ValueError as error:
         raise MusterError(f"{what} is not a UTC time in ISO 8601: {text}") from error
 
@@ -148,24 +257,52 @@ def shown(value: float | int | None, digits: int = 2) -> str:
 
 
 def summary(evidence: Mapping[str, Any]) -> list[str]:
-    """A short table: what was promised against what was measured, per store."""
+    """A few lines: what was promised against what was measured, and what else a reader must know."""
+    lines = aligned(store_rows(evidence)) if evidence["stores"] else []
+    proof = evidence["restore_proof"]
+    if proof:
+        took = "an unknown time" if proof["seconds"] is None else f"{proof['seconds']:.1f} s"
+        lines.append(
+            f"restored {proof['store']} to {proof['point_reached'] or 'an unknown point'} on {proof['host']}"
+            f" in {took}"
+        )
+    lines += [
+        f"gate {gate['name']} was overridden: {gate['overridden']}"
+        for gate in evidence["gates"]
+        if gate["overridden"]
+    ]
+    return lines or [f"{evidence['scenario']}: {evidence['verdict']}"]
+
+
+def store_rows(evidence: Mapping[str, Any]) -> list[list[str]]:
+    scenario = evidence["scenario"]
     header = ["store", "acknowledged", "lost (objective)", "outage s (objective)", "two writers", "verdict"]
     rows = [header]
     for store in evidence["stores"]:
         objective = evidence["objectives"].get(store["name"])
-        rto = f"{objective['rto_seconds']:g}" if objective else "none set"
-        bad = _evidence.judge_store(store, objective)
+        rto = _judge.outage_objective(scenario, objective)
+        bad = _judge.judge_store(scenario, store, objective) or (
+            _judge.is_accounted(evidence) and _judge.unaccounted(store)
+        )
         rows.append(
             [
                 store["name"],
                 shown(store["acked_writes"]),
-                f"{shown(store['rpo_lost_writes'])} (0)",
-                f"{shown(store['outage_seconds'])} ({rto})",
+                shown_loss(scenario, store, objective),
+                f"{shown(store['outage_seconds'])} ({'none set' if rto is None else format(rto, 'g')})",
                 shown(store["dual_writer_writes"]),
                 "FAIL" if bad else "PASS",
             ]
         )
-    return aligned(rows)
+    return rows
+
+
+def shown_loss(scenario: str, store: Mapping[str, Any], objective: Mapping[str, Any] | None) -> str:
+    lost = shown(store["rpo_lost_writes"])
+    if scenario in _judge.LOSSLESS:
+        return f"{lost} (0)"
+    allowed = f"{objective['rpo_seconds']:g} s" if objective else "none set"
+    return f"{lost} in {shown(store['rpo_seconds'])} s ({allowed})"
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
@@ -179,48 +316,3 @@ def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
         ).rstrip()
         for row in rows
     ]
-
-
-# --- on the disk -----------------------------------------------------------------
-
-
-def check_folder(directory: Path, drill_id: str) -> Path:
-    """The drill's folder; evidence that is there already is never written over."""
-    if not DRILL_ID.match(drill_id) or drill_id == "latest":
-        raise MusterError(
-            f"drill_id may hold letters, digits and _ . - only, and not be 'latest': {drill_id!r}"
-        )
-    folder = directory / drill_id
-    if (folder / "evidence.json").exists():
-        raise MusterError(f"{folder} holds evidence already; a drill needs an id of its own")
-    latest = directory / "latest"
-    if latest.exists() and not latest.is_symlink():
-        raise MusterError(f"{latest} is to be a link to the newest drill, but something else is there")
-    return folder
-
-
-def write_folder(folder: Path, files: Mapping[str, str]) -> None:
-    """Write the files, the last one last: who sees it sees all of them. Then point `latest` here."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, text in files.items():
-            write_file(folder / name, text)
-        temporary = folder.parent / f".latest-{secrets.token_hex(6)}"
-        temporary.symlink_to(folder.name)
-        temporary.replace(folder.parent / "latest")
-    except OSError as error:
-        raise MusterError(f"cannot write the evidence to {folder}: {error.strerror}") from error
-
-
-def write_file(path: Path, text: str) -> None:
-    temporary = path.parent / f".{path.name}-{secrets.token_hex(6)}"
-    try:
-        with temporary.open("w", encoding="utf-8", newline="") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise

@@ -17,6 +17,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from ansible_collections.muster.platform.plugins.module_utils._errors import MusterError
+from ansible_collections.muster.platform.plugins.module_utils._survivors import to_ranges
 
 COLUMNS = ["store", "sequence", "sent_at", "acknowledged_at", "endpoint", "answer"]
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -34,6 +35,7 @@ FIGURES = (
     "acked_writes",
     "surviving_writes",
     "unanswered_writes",
+    "lost_sequences",
 )
 
 
@@ -146,6 +148,12 @@ def read_ranges(text: str) -> set[int]:
     return numbers
 
 
+def some_ranges(text: str, most: int = 10) -> str:
+    """The first of many ranges, for a sentence."""
+    parts = text.split(",")
+    return ",".join(parts[:most]) + (f" and {len(parts) - most} more ranges" if len(parts) > most else "")
+
+
 def slice_rows(rows: Iterable[Row], window: Window) -> list[Row]:
     """The attempts that were sent in the window, in that order."""
     chosen = [row for row in rows if window.start <= row.sent <= window.end]
@@ -199,6 +207,20 @@ def loss_seconds(rows: Iterable[Row], held: Collection[int]) -> float | None:
         else:
             longest_loss = max(longest_loss, time - last_held[history])
     return seconds(longest_loss)
+
+
+def lost_stretches(rows: Iterable[Row], lost: Collection[int]) -> list[list[Row]]:
+    """The lost writes in the order of their acknowledgement, divided where a held one lies between."""
+    found: list[list[Row]] = []
+    following = False
+    for _time, row in acknowledged(rows):
+        if row.sequence in lost:
+            if following:
+                found[-1].append(row)
+            else:
+                found.append([row])
+        following = row.sequence in lost
+    return found
 
 
 def dual_writers(rows: Iterable[Row]) -> int:
@@ -339,72 +361,5 @@ def loss_figures(rows: list[Row], held: Collection[int]) -> dict[str, Any]:
         "surviving_writes": survived,
         "rpo_lost_writes": len(acked) - survived,
         "rpo_seconds": loss_seconds(rows, held),
+        "lost_sequences": to_ranges(sorted(sequence for sequence in acked if sequence not in held)),
     }
-
-
-# --- verdict -----------------------------------------------------------------
-
-
-def counted(number: int, what: str) -> str:
-    return f"{number} {what} was" if number == 1 else f"{number} {what}s were"
-
-
-def judge_store(store: Mapping[str, Any], objective: Mapping[str, Any] | None) -> list[str]:
-    """Why a store did not meet its objectives in a planned switchover; empty when it did."""
-    name = store["name"]
-    reasons = [f"{name}: {reason}" for reason in store["reasons"]]
-    if not objective or objective.get("rto_seconds") is None or objective.get("rpo_seconds") is None:
-        return [*reasons, f"{name}: dr_objectives sets no rpo_seconds and rto_seconds for it"]
-    unknown = [key for key in FIGURES if store[key] is None]
-    if unknown and not store["reasons"]:
-        reasons.append(f"{name}: not known: {', '.join(unknown)}")
-    if store["rpo_lost_writes"]:
-        reasons.append(
-            f"{name}: {counted(store['rpo_lost_writes'], 'acknowledged write')} lost;"
-            " a planned switchover may lose none"
-        )
-    if store["dual_writer_writes"]:
-        reasons.append(
-            f"{name}: {counted(store['dual_writer_writes'], 'write')} acknowledged by a second writer"
-        )
-    if store["outage_seconds"] is not None and store["outage_seconds"] > objective["rto_seconds"]:
-        reasons.append(
-            f"{name}: no write was acknowledged for {store['outage_seconds']:.3f} s;"
-            f" the objective is {objective['rto_seconds']:g} s"
-        )
-    for when in ("before", "after"):
-        if store[f"timeline_{when}"] is None or store[f"position_{when}"] is None:
-            reasons.append(f"{name}: its timeline and position {when} the drill are not known")
-    return reasons
-
-
-def judge_clocks(clock: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Why the hosts' clocks are not known; empty when they are."""
-    if not clock:
-        return ["no host's clock offset was measured"]
-    unknown = [
-        str(entry["host"])
-        for entry in clock
-        if entry.get("offset_ms") is None or entry.get("uncertainty_ms") is None
-    ]
-    return [f"the clock offset is not known of: {', '.join(unknown)}"] if unknown else []
-
-
-def judge(
-    stores: Sequence[Mapping[str, Any]],
-    objectives: Mapping[str, Any],
-    clock: Sequence[Mapping[str, Any]],
-    complete: bool,
-) -> list[str]:
-    """Every reason against a PASS, the gravest first."""
-    reasons = [reason for store in stores for reason in judge_store(store, objectives.get(store["name"]))]
-    measured = {store["name"] for store in stores}
-    reasons += [
-        f"{name}: has objectives, but the canary did not write to it"
-        for name in sorted(set(objectives) - measured)
-    ]
-    if not stores:
-        reasons.append("the canary wrote to no store")
-    if not complete:
-        reasons.append("the ledger misses attempts that were still open when it was read")
-    return reasons + judge_clocks(clock)

@@ -5,81 +5,44 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from html import escape
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ansible_collections.muster.platform.plugins.module_utils import _evidence, _report_style
+from ansible_collections.muster.platform.plugins.module_utils import (
+    _evidence,
+    _judge,
+    _report_parts,
+    _report_style,
+)
+from ansible_collections.muster.platform.plugins.module_utils._html import (
+    clock_time,
+    day_and_time,
+    duration,
+    elapsed,
+    mark,
+    number,
+    pair,
+    pairs,
+    section,
+    table,
+    tag,
+    text,
+)
 
 MOST_SLICES = 200
 # Pixels: the drawing on a phone, on anything wider, and a letter at most.
 NARROW = 350
 WIDE = 520
 LETTER = 7
-SCENARIOS = {"switchover": "Planned switchover"}
+SCENARIOS = {
+    "region_loss": "Loss of a region",
+    "partition": "Partition of the regions",
+    "failover": "Failover",
+    "switchover": "Planned switchover",
+    "reprotect": "Re-protection",
+    "restore": "Restore from a backup",
+}
 MOST_LISTED = 10
-
-
-def tag(name: str, content: str = "", **attributes: Any) -> str:
-    """An element; `class_` is written as class, underscores as dashes, and None is left out."""
-    parts = [
-        f' {key.rstrip("_").replace("_", "-")}="{escape(str(value))}"'
-        for key, value in attributes.items()
-        if value is not None
-    ]
-    return f"<{name}{''.join(parts)}>{content}</{name}>"
-
-
-def text(value: Any) -> str:
-    return escape(str(value))
-
-
-def number(value: float | int | None, unit: str = "", digits: int | None = None) -> str:
-    """A figure for a reader; what is not known is said."""
-    if value is None:
-        return tag("span", "not known", class_="unknown")
-    shown = f"{value:,.{digits}f}" if digits is not None else f"{value:,}"
-    return text(shown) + (f"&nbsp;{unit}" if unit else "")
-
-
-def clock_time(iso: str) -> str:
-    return iso[11:19]
-
-
-def day_and_time(iso: str) -> str:
-    return f"{iso[:10]} {iso[11:19]} UTC"
-
-
-def elapsed(start: str, end: str) -> str:
-    return duration(max(0, round(_evidence.seconds(_evidence.read_time(end) - _evidence.read_time(start)))))
-
-
-def duration(value: float) -> str:
-    if value < 120:
-        return f"{value:g} s"
-    minutes, rest = divmod(round(value), 60)
-    return f"{minutes} min {rest} s" if rest else f"{minutes} min"
-
-
-def table(head: Sequence[str], rows: Iterable[Sequence[str]], label: str, figures: Sequence[int] = ()) -> str:
-    """A table whose cells are HTML already; columns in C(figures) are set to the right."""
-
-    def row(cells: Sequence[str], kind: str) -> str:
-        made = []
-        for column, cell in enumerate(cells):
-            first = column == 0 and kind == "td"
-            scope = "row" if first else ("col" if kind == "th" else None)
-            made.append(
-                tag("th" if first else kind, cell, class_="n" if column in figures else None, scope=scope)
-            )
-        return tag("tr", "".join(made))
-
-    body = tag("thead", row(head, "th")) + tag("tbody", "".join(row(cells, "td") for cells in rows))
-    return tag("div", tag("table", body, aria_label=label), class_="scroll", tabindex="0", role="region")
-
-
-def section(title: str, content: str) -> str:
-    return tag("section", tag("h2", text(title)) + content) if content else ""
 
 
 # --- the top ---------------------------------------------------------------------
@@ -92,12 +55,31 @@ def headline(evidence: Mapping[str, Any]) -> str:
         if None in (store["acked_writes"], store["rpo_lost_writes"], store["outage_seconds"]):
             parts.append(f"{store['name']}: not all figures are known")
             continue
-        lost = f"{store['rpo_lost_writes']:,} were lost" if store["rpo_lost_writes"] else "none was lost"
+        lost = lost_words(evidence, store)
         parts.append(
             f"{store['name']}: of {store['acked_writes']:,} acknowledged writes {lost}; "
             f"the longest time without a write was {store['outage_seconds']:.2f}\u00a0s"
         )
+    proof = evidence["restore_proof"]
+    if proof and proof["point_reached"] and proof["seconds"] is not None:
+        parts.append(
+            f"{proof['store']}: restored to {day_and_time(proof['point_reached'])}"
+            f" in {proof['seconds']:.1f}\u00a0s"
+        )
+    commits = evidence["lost_commits"]
+    if commits and not evidence["stores"]:
+        count = "not known" if commits["count"] is None else f"{commits['count']:,}"
+        parts.append(f"Commits that only the old side had: {count}")
     return ". ".join(parts) + "." if parts else "No store was measured."
+
+
+def lost_words(evidence: Mapping[str, Any], store: Mapping[str, Any]) -> str:
+    lost = store["rpo_lost_writes"]
+    if not lost:
+        return "none was lost"
+    said = f"{lost:,} {'was' if lost == 1 else 'were'} lost"
+    saved = _judge.is_accounted(evidence) and not _judge.unaccounted(store)
+    return f"{said}, and saved from the old side" if saved else said
 
 
 def moves(evidence: Mapping[str, Any]) -> str:
@@ -116,12 +98,15 @@ def top(evidence: Mapping[str, Any]) -> str:
     passed = evidence["verdict"] == "PASS"
     title = SCENARIOS.get(evidence["scenario"], evidence["scenario"]) + moves(evidence)
     plan = evidence["plan"]
+    changed = {True: "changed", False: "the same", None: "not known"}[plan["changed_since_last_pass"]]
     facts = [
         ("Drill", text(evidence["drill_id"])),
         ("Started", text(day_and_time(evidence["started_at"]))),
         ("Took", text(elapsed(evidence["started_at"], evidence["finished_at"]))),
         ("Commit", tag("code", text((plan["git_sha"] or "not from a checkout")[:12]))),
+        ("Approver", text(evidence["approver"] or "not named")),
         ("Inventory", tag("code", text(plan["inventory_sha256"][:12]), title=plan["inventory_sha256"])),
+        ("Plan since the last PASS", text(changed)),
     ]
     badge = tag(
         "p", ("✓ " if passed else "✗ ") + evidence["verdict"], class_="verdict " + evidence["verdict"].lower()
@@ -146,12 +131,6 @@ def why_not(evidence: Mapping[str, Any]) -> str:
 # --- objectives --------------------------------------------------------------------
 
 
-def mark(good: bool | None) -> str:
-    sign, word = ("?", "not known") if good is None else ("✓", "met") if good else ("✗", "missed")
-    shown = f"{sign} " + tag("span", word, class_="word")
-    return tag("span", shown, class_="mark good" if good else "mark bad")
-
-
 def at_most(value: float | int | None, limit: float | int | None) -> bool | None:
     return None if value is None or limit is None else value <= limit
 
@@ -170,29 +149,44 @@ def meter(value: float | None, limit: float | None) -> str:
     )
 
 
-def objective_rows(store: Mapping[str, Any], objective: Mapping[str, Any] | None) -> list[list[str]]:
-    rto = objective["rto_seconds"] if objective else None
+def objective_rows(evidence: Mapping[str, Any], store: Mapping[str, Any]) -> list[list[str]]:
+    scenario = evidence["scenario"]
+    objective = evidence["objectives"].get(store["name"]) if scenario in _judge.MEASURED else None
+    rto = _judge.outage_objective(scenario, objective)
     rpo = objective["rpo_seconds"] if objective else None
     lost, two, outage = store["rpo_lost_writes"], store["dual_writer_writes"], store["outage_seconds"]
-    return [
-        ["Acknowledged writes lost", "0", number(lost), mark(at_most(lost, 0))],
+    none_lost = scenario in _judge.LOSSLESS
+    judged = scenario in _judge.MEASURED
+    rows = [
+        [
+            "Acknowledged writes lost",
+            "0" if none_lost else tag("span", "by time", class_="soft"),
+            number(lost),
+            mark(at_most(lost, 0)) if none_lost or lost is None else "",
+        ],
         [
             "Loss in time (RPO)",
-            limit(rpo),
-            number(store["rpo_seconds"], "s", 3),
-            mark(at_most(store["rpo_seconds"], rpo)),
+            limit(rpo, judged),
+            number(store["rpo_seconds"], "s", 3) + meter(store["rpo_seconds"], rpo),
+            mark(at_most(store["rpo_seconds"], rpo)) if judged else "",
         ],
         [
             "Longest time without a write (RTO)",
-            limit(rto),
+            limit(rto, judged),
             number(outage, "s", 3) + meter(outage, rto),
-            mark(at_most(outage, rto)),
+            mark(at_most(outage, rto)) if judged else "",
         ],
         ["Writes by two writers at a time", "0", number(two), mark(at_most(two, 0))],
     ]
+    if _judge.is_accounted(evidence) and lost:
+        gone = len(_judge.unaccounted(store))
+        rows.insert(1, ["Lost writes saved from the old side", "all", number(lost - gone), mark(gone == 0)])
+    return rows
 
 
-def limit(seconds: float | None) -> str:
+def limit(seconds: float | None, judged: bool = True) -> str:
+    if not judged:
+        return tag("span", "not judged", class_="soft")
     return tag("span", "none set", class_="unknown") if seconds is None else f"≤&nbsp;{seconds:g}&nbsp;s"
 
 
@@ -200,7 +194,7 @@ def objectives(evidence: Mapping[str, Any]) -> str:
     return "".join(
         table(
             [text(store["name"]), "Objective", "Measured", ""],
-            objective_rows(store, evidence["objectives"].get(store["name"])),
+            objective_rows(evidence, store),
             f"Objectives of {store['name']} against what was measured",
             (1, 2),
         )
@@ -280,16 +274,22 @@ def label(start: float, end: float, y: int, content: str, class_: str = "t") -> 
     )
 
 
-def phase_rows(evidence: Mapping[str, Any], scale: Scale, top_y: int) -> tuple[str, int]:
-    """A row per phase: its name above its bar."""
-    offset = next(
+def clock_offset(evidence: Mapping[str, Any]) -> int:
+    """What lies between the controller's clock and the canary's, in microseconds."""
+    host = evidence["canary"]["host"] if evidence["canary"] else None
+    return next(
         (
             round(1000 * entry["offset_ms"])
             for entry in evidence["clock"]
-            if entry["host"] == evidence["canary"]["host"] and entry["offset_ms"] is not None
+            if entry["host"] == host and entry["offset_ms"] is not None
         ),
         0,
     )
+
+
+def phase_rows(evidence: Mapping[str, Any], scale: Scale, top_y: int) -> tuple[str, int]:
+    """A row per phase: its name above its bar."""
+    offset = clock_offset(evidence)
     drawn = []
     y = top_y
     for phase in evidence["phases"]:
@@ -337,6 +337,17 @@ def writer_row(
                 **scale.place(start, max(end, start + scale.span // 400)),
             )
         )
+    return "".join(drawn)
+
+
+def lost_marks(store: Mapping[str, Any], rows: Sequence[_evidence.Row], scale: Scale, y: int) -> str:
+    """Under the writers: what they acknowledged and the surviving copy does not hold."""
+    lost = _evidence.read_ranges(store["lost_sequences"] or "")
+    least = scale.span // 400
+    drawn = []
+    for stretch in _evidence.lost_stretches(rows, lost):
+        start, end = stretch[0].sent, max(stretch[-1].ended, stretch[0].sent + least)
+        drawn.append(tag("rect", y=y, height=6, rx=1, class_="lost", **scale.place(start, end)))
     return "".join(drawn)
 
 
@@ -398,6 +409,7 @@ def store_lanes(
     y = top_y + 20
     drawn = [label(0, 0, top_y + 12, f"{store['name']}: who acknowledged", "t lane")]
     drawn.append(writer_row(mine, scale, y, colours, interval))
+    drawn.append(lost_marks(store, mine, scale, y + 25))
     y += 44
     bands_top = y - 20
     for endpoint in sorted({row.endpoint for row in mine}):
@@ -409,57 +421,64 @@ def store_lanes(
     return "".join(drawn), y + 8
 
 
-def timeline(evidence: Mapping[str, Any], rows: Sequence[_evidence.Row]) -> str:
+def time_scale(evidence: Mapping[str, Any]) -> tuple[Scale, str]:
+    """The time that is drawn, and whose clock it is by."""
     canary = evidence["canary"]
-    scale = Scale(_evidence.read_time(canary["from"]), _evidence.read_time(canary["to"]))
+    start, end = (
+        (canary["from"], canary["to"]) if canary else (evidence["started_at"], evidence["finished_at"])
+    )
+    whose = f"the clock of {canary['host']}" if canary else "the controller's clock"
+    return Scale(
+        _evidence.read_time(start), _evidence.read_time(end)
+    ), f"Time since {clock_time(start)} UTC, by {whose}."
+
+
+def timeline(evidence: Mapping[str, Any], rows: Sequence[_evidence.Row]) -> str:
+    scale, note = time_scale(evidence)
     regions = sorted({writer["region"] for store in evidence["stores"] for writer in store["writers"]})
     colours = {region: place for place, region in enumerate(regions)}
-    interval = canary["interval_ms"] * 1000
     drawn, y = phase_rows(evidence, scale, 0)
+    if not drawn and not evidence["stores"]:
+        return ""
     y += 8
     for store in evidence["stores"]:
-        part, y = store_lanes(store, rows, scale, y, colours, interval)
+        part, y = store_lanes(store, rows, scale, y, colours, evidence["canary"]["interval_ms"] * 1000)
         drawn += part
-    axis = tag("line", x1=0, x2="100%", y1=y, y2=y, class_="axis")
-    for place, (x, name) in enumerate(scale.ticks()):
-        axis += tag("line", x1=f"{x:.3f}%", x2=f"{x:.3f}%", y1=0, y2=y + 4, class_="grid")
-        anchor = "start" if place == 0 else ("end" if x > 95 else "middle")
-        axis += tag("text", text(name), x=f"{x:.3f}%", y=y + 17, text_anchor=anchor, class_="t axis")
     picture = tag(
         "svg",
-        axis + drawn,
+        axis(scale, y) + drawn,
         width="100%",
         height=y + 24,
         role="img",
         aria_label="The drill's phases, writers and outages",
     )
-    key = "".join(
-        tag("span", tag("i", class_=f"swatch {kind}") + text(name))
-        for kind, name in [
-            *((f"r{place % 4}", f"written in {region}") for region, place in colours.items()),
-            ("acks", "acknowledged writes"),
-            ("none", "attempt without an answer"),
-            ("outage", "no acknowledgement at all"),
-        ]
-    )
-    note = f"Seconds since {clock_time(canary['from'])} UTC, by the clock of {canary['host']}."
-    return picture + tag("p", key, class_="key") + tag("p", text(note), class_="small")
+    key = legend(evidence, colours) if evidence["stores"] else ""
+    return picture + key + tag("p", text(note), class_="small")
+
+
+def axis(scale: Scale, y: int) -> str:
+    drawn = tag("line", x1=0, x2="100%", y1=y, y2=y, class_="axis")
+    for place, (x, name) in enumerate(scale.ticks()):
+        drawn += tag("line", x1=f"{x:.3f}%", x2=f"{x:.3f}%", y1=0, y2=y + 4, class_="grid")
+        anchor = "start" if place == 0 else ("end" if x > 95 else "middle")
+        drawn += tag("text", text(name), x=f"{x:.3f}%", y=y + 17, text_anchor=anchor, class_="t axis")
+    return drawn
+
+
+def legend(evidence: Mapping[str, Any], colours: Mapping[str, int]) -> str:
+    names = [
+        *((f"r{place % 4}", f"written in {region}") for region, place in colours.items()),
+        ("acks", "acknowledged writes"),
+        ("none", "attempt without an answer"),
+        ("outage", "no acknowledgement at all"),
+    ]
+    if any(store["lost_sequences"] for store in evidence["stores"]):
+        names.append(("lost", "acknowledged, and lost"))
+    key = "".join(tag("span", tag("i", class_=f"swatch {kind}") + text(name)) for kind, name in names)
+    return tag("p", key, class_="key")
 
 
 # --- the details -----------------------------------------------------------------------
-
-
-def pair(before: Any, after: Any) -> str:
-    shown = [
-        tag("span", "not known", class_="unknown") if value is None else text(value)
-        for value in (before, after)
-    ]
-    return " → ".join(shown)
-
-
-def pairs(facts: Iterable[tuple[str, str]], class_: str) -> str:
-    listed = "".join(tag("div", tag("dt", text(name)) + tag("dd", value)) for name, value in facts)
-    return tag("dl", listed, class_=class_)
 
 
 def store_details(store: Mapping[str, Any]) -> str:
@@ -517,10 +536,14 @@ def clocks(evidence: Mapping[str, Any]) -> str:
         ]
         for entry in evidence["clock"]
     ]
-    note = (
-        "Against the controller's clock. All figures come from one clock, that of "
-        f"{evidence['canary']['host']}; the phases are drawn with its offset."
-    )
+    if not rows:
+        return ""
+    note = "Against the controller's clock."
+    if evidence["canary"]:
+        note += (
+            f" All figures come from one clock, that of {evidence['canary']['host']};"
+            " the phases are drawn with its offset."
+        )
     return table(["Host", "Offset", "Uncertainty"], rows, "Clock offsets", (1, 2)) + tag(
         "p", text(note), class_="small"
     )
@@ -536,40 +559,39 @@ def versions(evidence: Mapping[str, Any]) -> str:
 
 def method(evidence: Mapping[str, Any]) -> str:
     canary = evidence["canary"]
-    command = (
-        "# with Muster's checkout, against the list of surviving numbers in evidence.json\n"
-        "tests/recompute.py .\n"
-        "# or against the store itself, while it still holds the rows\n"
-        "tests/recompute.py . --dsn 'host=… dbname=muster user=…'"
-    )
-    says = (
-        f"The canary wrote a number through every endpoint each {canary['interval_ms']:g} ms, and noted each"
-        f" attempt and each acknowledgement: the {canary['rows']:,} rows of ledger.csv beside this file."
-        " Afterwards the surviving copy was asked which numbers it holds. Every figure is counted from these"
-        " two, none is taken from a setting, and what cannot be known fails the drill. evidence.json has all"
-        " figures, in the form that docs/evidence.schema.json describes."
-    )
-    return tag("p", text(says)) + tag("pre", tag("code", text(command)))
+    says = "evidence.json has all figures, in the form that docs/evidence.schema.json describes."
+    if canary:
+        says = (
+            f"The canary wrote a number through every endpoint each {canary['interval_ms']:g} ms, and noted"
+            f" each attempt and each acknowledgement: the {canary['rows']:,} rows of ledger.csv beside this"
+            " file. Afterwards the surviving copy was asked which numbers it holds. Every figure is counted"
+            " from these two, none is taken from a setting, and what cannot be known fails the drill. " + says
+        )
+    return tag("p", text(says)) + _report_parts.verification(evidence)
 
 
 def render(evidence: Mapping[str, Any], rows: Sequence[_evidence.Row]) -> str:
     """The whole page."""
-    window = _evidence.Window(
-        _evidence.read_time(evidence["canary"]["from"]), _evidence.read_time(evidence["canary"]["to"])
-    )
+    mine: list[_evidence.Row] = []
+    if evidence["canary"]:
+        times = [_evidence.read_time(evidence["canary"][key]) for key in ("from", "to")]
+        mine = _evidence.slice_rows(rows, _evidence.Window(*times))
+    hosts = section("Clocks", clocks(evidence)) + section("Versions", versions(evidence))
     body = "".join(
         [
             top(evidence),
+            _report_parts.overrides(evidence),
             why_not(evidence),
             section("Objectives against what was measured", objectives(evidence)),
-            section("What happened when", timeline(evidence, _evidence.slice_rows(rows, window))),
+            _report_parts.restore(evidence),
+            section("What happened when", timeline(evidence, mine)),
+            _report_parts.lost_writes(evidence, mine),
+            _report_parts.gates(evidence),
+            _report_parts.checks(evidence),
             section("Figures", "".join(store_details(store) for store in evidence["stores"])),
-            tag(
-                "div",
-                section("Clocks", clocks(evidence)) + section("Versions", versions(evidence)),
-                class_="two",
-            ),
-            section("How to recompute it", method(evidence)),
+            tag("div", hosts, class_="two"),
+            _report_parts.controls(evidence),
+            section("How to verify it", method(evidence)),
         ]
     )
     title = text(f"{evidence['verdict']} · {evidence['scenario']} · {evidence['drill_id']}")

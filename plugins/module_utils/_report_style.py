@@ -1,6 +1,6 @@
 # Copyright: the Muster authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""The frame and the looks of a drill's report. Everything is in the page: it opens offline, and prints."""
+"""The frame and the looks of the reports. Everything is in the page: it opens offline, and prints."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ PAGE = """<!doctype html>
 :root {
   --page: #ffffff; --card: #f6f7f9; --text: #1a1d21; --soft: #59616b; --line: #dde1e6;
   --good: #14713d; --good-bg: #e2f4e9; --bad: #b3261e; --bad-bg: #fdeaea;
+  --warn: #8a4b00; --warn-bg: #fdf0d9; --lost: #9c1b7c;
   --r0: #2f6fde; --r1: #b45f06; --r2: #6d45b8; --r3: #0f766e;
   --acks: #8fb3f2; --phase: #7d8794; --outage: rgb(211 47 47 / 22%); --outage-line: #c62828;
 }
@@ -23,6 +24,7 @@ PAGE = """<!doctype html>
   :root {
     --page: #14171a; --card: #1d2125; --text: #e7eaed; --soft: #a2abb5; --line: #343a41;
     --good: #6fd69a; --good-bg: #153323; --bad: #ff9a92; --bad-bg: #3b1b1a;
+    --warn: #f2bd6b; --warn-bg: #3a2a10; --lost: #f08ad8;
     --r0: #2a5fc0; --r1: #9a5408; --r2: #6a48ab; --r3: #0d6a63;
     --acks: #47689f; --phase: #8a94a0; --outage: rgb(255 110 100 / 24%); --outage-line: #ff7b72;
   }
@@ -69,6 +71,42 @@ header { display: grid; grid-template-columns: 1fr auto; gap: 18px 24px; align-i
 .two { display: grid; grid-template-columns: 1fr 1fr; gap: 0 40px; }
 .reasons { margin: 0; padding: 12px 16px 12px 34px; background: var(--bad-bg); border-radius: 10px; }
 .reasons li { margin: 3px 0; overflow-wrap: anywhere; }
+.overrides {
+  margin-top: 22px; padding: 12px 16px; background: var(--warn-bg); border-left: 4px solid var(--warn);
+  border-radius: 0 10px 10px 0; overflow-wrap: anywhere;
+}
+.overrides p { margin: 0; }
+.overrides ul { margin: 4px 0 0; padding-left: 20px; }
+.override, .mark.warn { color: var(--warn); }
+.soft { color: var(--soft); }
+.after { margin-top: 10px; overflow-wrap: anywhere; }
+.controls { margin: 0 0 12px; }
+.controls > div {
+  display: grid; grid-template-columns: 230px 1fr; gap: 2px 24px; padding: 9px 0;
+  border-bottom: 1px solid var(--line); break-inside: avoid;
+}
+.controls dt { font-weight: 600; }
+.controls dt span { display: block; color: var(--soft); font-weight: 400; font-size: .875rem; }
+.controls dd { margin: 0; overflow-wrap: anywhere; }
+a { color: inherit; text-decoration-color: var(--soft); text-underline-offset: 3px; }
+td > a, th > a { white-space: nowrap; }
+header.trend { grid-template-columns: 1fr; }
+.verdicts { display: flex; flex-wrap: wrap; align-items: center; gap: 4px 14px; }
+.signs { display: flex; flex-wrap: wrap; gap: 3px; }
+.signs i {
+  width: 20px; height: 20px; border-radius: 5px; font-style: normal; font-size: 12px; font-weight: 700;
+  display: grid; place-items: center;
+}
+.signs .good { color: var(--good); background: var(--good-bg); }
+.signs .bad { color: var(--bad); background: var(--bad-bg); }
+.plots {
+  display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 400px), 1fr)); gap: 10px 36px;
+}
+figure { margin: 6px 0; break-inside: avoid; }
+figcaption { font-size: .875rem; color: var(--soft); }
+svg .bar.good { fill: var(--good); }
+svg .bar.bad { fill: var(--bad); }
+svg .gap { fill: none; stroke: var(--bad); stroke-dasharray: 3 3; }
 .scroll { overflow-x: auto; margin: 0 0 14px; }
 table { border-collapse: collapse; width: 100%; font-size: .94rem; font-variant-numeric: tabular-nums; }
 th, td {
@@ -79,6 +117,8 @@ thead th { color: var(--soft); font-weight: 500; font-size: .85rem; white-space:
 tbody th { font-weight: 500; }
 .n { text-align: right; }
 .mark { white-space: nowrap; font-weight: 600; }
+.whole { white-space: nowrap; }
+.mark.wrap { white-space: normal; }
 .mark.good { color: var(--good); }
 .mark.bad { color: var(--bad); }
 .meter {
@@ -98,6 +138,7 @@ svg .phase { fill: var(--phase); stroke: var(--phase); }
 svg .acks { fill: var(--acks); }
 svg .none { fill: var(--outage-line); }
 svg .outage { fill: var(--outage); stroke: var(--outage-line); stroke-width: 1; }
+svg .lost { fill: var(--lost); }
 svg .narrow { display: none; }
 svg .in { font-size: 12px; fill: #fff; }
 svg .r0 rect { fill: var(--r0); } svg .r1 rect { fill: var(--r1); }
@@ -107,6 +148,7 @@ svg .r2 rect { fill: var(--r2); } svg .r3 rect { fill: var(--r3); }
 .swatch.r0 { background: var(--r0); } .swatch.r1 { background: var(--r1); }
 .swatch.r2 { background: var(--r2); } .swatch.r3 { background: var(--r3); }
 .swatch.acks { background: var(--acks); } .swatch.none { background: var(--outage-line); }
+.swatch.lost { background: var(--lost); height: 6px; }
 .swatch.outage { background: var(--outage); outline: 1px solid var(--outage-line); }
 @media (max-width: 560px) {
   body { padding: 18px 14px 36px; }
@@ -115,15 +157,35 @@ svg .r2 rect { fill: var(--r2); } svg .r3 rect { fill: var(--r3); }
   h1 { font-size: 1.3rem; }
   table { font-size: .88rem; }
   th, td { padding-right: 9px; }
-  .two { grid-template-columns: 1fr; }
+  .two, .controls > div { grid-template-columns: 1fr; }
   svg .wide { display: none; }
   svg .narrow { display: inline; }
-  .mark .word { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); }
+  .stack thead { display: none; }
+  .stack tr {
+    display: grid; grid-template-columns: 1fr auto; padding: 6px 0; border-bottom: 1px solid var(--line);
+  }
+  .stack th, .stack td { border: 0; padding: 1px 0; }
+  .stack td:last-child { grid-column: 1 / -1; color: var(--soft); }
+  .cards thead { display: none; }
+  .cards tr {
+    display: flex; flex-wrap: wrap; gap: 1px 16px; padding: 8px 0; border-bottom: 1px solid var(--line);
+  }
+  .cards th, .cards td { border: 0; padding: 0; }
+  .cards td:empty { display: none; }
+  .cards th { flex: 1 0 55%; }
+  .cards td:nth-child(2) { flex: 1 0 100%; order: 1; }
+  .cards td:nth-child(n + 4) { order: 2; }
+  .cards td[data-label]::before { content: attr(data-label) " "; color: var(--soft); }
+  table:not(.stack, .cards) .mark .word {
+    position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%);
+  }
 }
 @media print {
   :root {
     --page: #ffffff; --card: #f6f7f9; --text: #000000; --soft: #444444; --line: #cccccc;
     --good: #14713d; --good-bg: #e2f4e9; --bad: #b3261e; --bad-bg: #fdeaea;
+    --warn: #8a4b00; --warn-bg: #fdf0d9; --lost: #9c1b7c;
+    --r0: #2f6fde; --r1: #b45f06; --r2: #6d45b8; --r3: #0f766e;
     --acks: #8fb3f2; --phase: #7d8794; --outage: rgb(211 47 47 / 22%); --outage-line: #c62828;
   }
   * { print-color-adjust: exact; -webkit-print-color-adjust: exact; }

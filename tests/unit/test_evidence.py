@@ -11,7 +11,6 @@ import io
 import json
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -22,12 +21,10 @@ from ansible.module_utils.testing import patch_module_args
 from ansible_collections.muster.platform.plugins.module_utils import _evidence
 from ansible_collections.muster.platform.plugins.module_utils._errors import MusterError
 from ansible_collections.muster.platform.plugins.modules import drill_evidence
+from drills import Drill, arguments, ranges, status
 
 ROOT = Path(__file__).resolve().parents[2]
 SCHEMA = json.loads((ROOT / "docs/evidence.schema.json").read_text())
-START = _evidence.read_time("2026-11-21T10:00:00.000000Z")
-SECOND = 1_000_000
-HEADER = ",".join(_evidence.COLUMNS)
 
 spec = importlib.util.spec_from_file_location("recompute", ROOT / "tests/recompute.py")
 assert spec
@@ -35,153 +32,6 @@ assert spec.loader
 recompute = importlib.util.module_from_spec(spec)
 sys.modules["recompute"] = recompute
 spec.loader.exec_module(recompute)
-
-
-# --- a ledger to order -------------------------------------------------------------
-
-
-@dataclass
-class Attempt:
-    sequence: int
-    endpoint: str
-    sent: float
-    took: float | None
-    host: str = "north-1"
-    region: str = "north"
-    timeline: int = 3
-    answer: str = ""
-
-    def line(self) -> str:
-        sent = _evidence.show_time(START + round(self.sent * SECOND))
-        if self.took is None:
-            answer = self.answer or "none error=refused after=0.001000"
-            return f"postgresql,{self.sequence},{sent},,{self.endpoint},{answer}"
-        acknowledged = _evidence.show_time(START + round((self.sent + self.took) * SECOND))
-        answer = self.answer or f"ok host={self.host} region={self.region} timeline={self.timeline}"
-        return f"postgresql,{self.sequence},{sent},{acknowledged},{self.endpoint},{answer}"
-
-
-@dataclass
-class Drill:
-    """A drill of 60 s, there and back, with two pauses, as the canary sees it every 250 ms."""
-
-    attempts: list[Attempt] = field(default_factory=list)
-    lost: set[int] = field(default_factory=set)
-    seconds: float = 60.0
-
-    @classmethod
-    def planned(cls) -> Drill:
-        drill = cls()
-        for number in range(480):
-            sent = 0.1 + number * 0.125
-            endpoint = "north" if number % 2 == 0 else "south"
-            down = 20 <= sent < 20.6 or 42 <= sent < 42.7
-            region, timeline = ("north", 3) if sent < 20 else ("south", 4) if sent < 42 else ("north", 5)
-            took = None if down else 0.002 + (number % 7) / 4000
-            drill.attempts.append(
-                Attempt(1001 + number, endpoint, sent, took, f"{region}-1", region, timeline)
-            )
-        return drill
-
-    def text(self) -> str:
-        return "".join(f"{line}\n" for line in [HEADER, *(attempt.line() for attempt in self.attempts)])
-
-    def at(self, sequence: int) -> Attempt:
-        return next(attempt for attempt in self.attempts if attempt.sequence == sequence)
-
-    def held(self) -> set[int]:
-        return {a.sequence for a in self.attempts if a.took is not None} - self.lost
-
-    def window(self) -> _evidence.Window:
-        return _evidence.Window(START, START + round(self.seconds * SECOND))
-
-    def canary(self) -> dict[str, Any]:
-        window = self.window()
-        return {
-            "changed": False,
-            "from": _evidence.show_time(window.start),
-            "to": _evidence.show_time(window.end),
-            "complete": True,
-            "rows": len(self.attempts),
-            "ledger": base64.b64encode(gzip.compress(self.text().encode())).decode(),
-            "interval_ms": 250,
-            "stores": {
-                "postgresql": {
-                    "endpoints": ["north", "south"],
-                    "missing": "",
-                    "surviving": {
-                        "sequences": ranges(self.held()),
-                        "endpoint": "north",
-                        "host": "north-1",
-                        "region": "north",
-                        "timeline": 5,
-                        "position": "0/9000148",
-                        "read_at": _evidence.show_time(window.end + SECOND),
-                        "error": None,
-                    },
-                }
-            },
-        }
-
-    def figures(self, **changes: Any) -> dict[str, Any]:
-        part = self.canary()["stores"]["postgresql"] | changes
-        return _evidence.store_figures(
-            "postgresql", _evidence.parse_ledger(self.text()), part, self.window(), 250_000
-        )
-
-
-def ranges(numbers: set[int]) -> str:
-    parts: list[str] = []
-    low = high = None
-    for number in sorted(numbers):
-        if high is not None and number == high + 1:
-            high = number
-            continue
-        if low is not None:
-            parts.append(f"{low}-{high}")
-        low = high = number
-    return ",".join([*parts, f"{low}-{high}"]) if low is not None else ""
-
-
-def status(region: str, role: str, timeline: int, position: str) -> dict[str, Any]:
-    return {
-        "store": "postgresql",
-        "region": region,
-        "role": role,
-        "timeline": timeline,
-        "position": position,
-        "versions": {"postgresql": "17.6" if region == "north" else "17.10", "patroni": None},
-    }
-
-
-def arguments(directory: Path, drill: Drill, **changes: Any) -> dict[str, Any]:
-    return {
-        "directory": str(directory),
-        "drill_id": "20261121T100000-switchover",
-        "scenario": "switchover",
-        "canary": drill.canary(),
-        "canary_host": "witness",
-        "phases": [
-            {"name": "Assess", "started_at": "2026-11-21T10:00:02.000000Z", "seconds": 1.5},
-            {"name": "Switch to south", "started_at": "2026-11-21T10:00:18.500000Z", "seconds": 3.2},
-            {"name": "Switch to north", "started_at": "2026-11-21T10:00:40.000000Z", "seconds": 3.4},
-        ],
-        "objectives": {"postgresql": {"rpo_seconds": 0, "rto_seconds": 10}},
-        "clock": [
-            {"host": "north-1", "offset_ms": 0.2, "uncertainty_ms": 1.1},
-            {"host": "witness", "offset_ms": -0.4, "uncertainty_ms": 0.9},
-        ],
-        "recovery_before": [
-            status("north", "primary", 3, "0/5000000"),
-            status("south", "standby", 3, "0/5000000"),
-        ],
-        "recovery_after": [
-            status("north", "primary", 5, "0/9000000"),
-            status("south", "standby", 5, "0/9000000"),
-        ],
-        "versions": {"muster": "0.1.0"},
-        "plan": {"git_sha": "0123456789abcdef0123456789abcdef01234567", "inventory_sha256": "ab" * 32},
-    } | changes
 
 
 @pytest.fixture
@@ -404,7 +254,13 @@ def test_a_pass_writes_the_folder(tmp_path: Path, run: Callable[..., dict[str, A
     result = run(**arguments(tmp_path / "drills", Drill.planned()))
     assert (result["verdict"], result["reasons"], result["changed"]) == ("PASS", [], True)
     folder = tmp_path / "drills/20261121T100000-switchover"
-    assert sorted(path.name for path in folder.iterdir()) == ["evidence.json", "ledger.csv", "report.html"]
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "evidence.json",
+        "ledger.csv",
+        "manifest.sha256",
+        "metrics.prom",
+        "report.html",
+    ]
     assert (tmp_path / "drills/latest").resolve() == folder
     evidence = json.loads((folder / "evidence.json").read_text())
     jsonschema.validate(evidence, SCHEMA)
@@ -432,7 +288,7 @@ def test_a_second_drill_moves_latest_and_the_same_id_is_refused(
     assert again["msg"].endswith("holds evidence already; a drill needs an id of its own")
     run(**arguments(tmp_path, Drill.planned(), drill_id="second"))
     assert (tmp_path / "latest").readlink() == Path("second")
-    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == [".lock"]
 
 
 def test_check_mode_judges_and_writes_nothing(tmp_path: Path, run: Callable[..., dict[str, Any]]) -> None:
