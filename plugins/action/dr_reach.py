@@ -54,5 +54,5 @@ class ActionModule(ActionBase):
         return result | {
             "changed": False,
             "reachable": [host for host in hosts if not reasons[host]],
-            "unreachable": {host: reason for host, reason in reasons.items() if reason},
+            "silent": {host: reason for host, reason in reasons.items() if reason},
         }

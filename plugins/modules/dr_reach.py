@@ -46,7 +46,7 @@ reachable:
   returned: always
   type: list
   elements: str
-unreachable:
+silent:
   description: Why each of the others did not, by host.
   returned: always
   type: dict
