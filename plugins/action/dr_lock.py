@@ -17,8 +17,18 @@ ASKED_BY_PERSONS = ("state", "operation", "target", "directory", "takeover")
 LOOKS = 5
 
 
+# A drill runs its steps as playbooks of their own, and says here who the drill is.
+OUTER = "MUSTER_OPERATION_PID"
+
+
 def own_process() -> int:
-    """The process of ansible-playbook: a task runs in a child of it that ends with the task."""
+    """The process of ansible-playbook: a task runs in a child of it that ends with the task.
+
+    In a step of a drill it is the drill's, as long as that lives: the lock is the drill's.
+    """
+    outer = os.environ.get(OUTER, "")
+    if outer.isdecimal() and os.path.exists(f"/proc/{outer}"):
+        return int(outer)
     return os.getppid()
 
 

@@ -35,11 +35,14 @@ def command(playbook: str, inventory: Iterable[str], variables: str, check_mode:
 
 
 def environment(timeline: str) -> dict[str, str]:
-    """Short output and a timeline of its own."""
+    """Short output, a timeline of its own, and whose operation it is a step of (see dr_lock)."""
     return os.environ | {
+        "MUSTER_OPERATION_PID": os.environ.get("MUSTER_OPERATION_PID", str(os.getppid())),
         "ANSIBLE_STDOUT_CALLBACK": "muster.platform.brief",
         "ANSIBLE_FORCE_COLOR": "0",
         "MUSTER_TIMELINE": timeline,
+        # Groups of hosts that answer may be empty.
+        "ANSIBLE_HOST_PATTERN_MISMATCH": "ignore",
         "PYTHONUNBUFFERED": "1",
     }
 

@@ -21,6 +21,13 @@ options:
     type: list
     elements: path
     required: true
+  drills:
+    description: Directory of the drills' evidence, to compare the plan with that of the last one that passed.
+    type: path
+  scenario:
+    description: The scenario whose last passed drill is looked for in O(drills).
+    type: str
+    default: region_loss
 attributes:
   check_mode:
     description: Changes nothing, ever.
@@ -53,6 +60,12 @@ now_compact:
   description: The same as a name, such as V(20261121T101500Z).
   returned: always
   type: str
+changed_since_last_pass:
+  description:
+    - Whether the plan differs from that of the last drill of the scenario that passed. Null when there is none,
+      when O(drills) is not given, or when the checkouts have changes that no commit tells.
+  returned: always
+  type: bool
 """
 
 import hashlib
@@ -62,6 +75,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.muster.platform.plugins.module_utils import _chain, _drill
 from ansible_collections.muster.platform.plugins.module_utils._errors import MusterError
 
 
@@ -108,10 +122,15 @@ def inventory_sha256(sources: list[str]) -> str:
 
 def run(params: dict[str, Any]) -> dict[str, Any]:
     now = datetime.now(UTC)
-    return {
-        "changed": False,
+    plan = {
         "git_sha": git_sha(Path(params["repository"])),
         "inventory_sha256": inventory_sha256(params["inventory"]),
+    }
+    passed = _chain.last_pass(Path(params["drills"]), params["scenario"]) if params["drills"] else None
+    return {
+        "changed": False,
+        **plan,
+        "changed_since_last_pass": _drill.plan_changed(plan, passed),
         "now": now.strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
         "now_compact": now.strftime("%Y%m%dT%H%M%SZ"),
     }
@@ -122,6 +141,8 @@ def main() -> None:
         argument_spec={
             "repository": {"type": "path", "required": True},
             "inventory": {"type": "list", "elements": "path", "required": True},
+            "drills": {"type": "path"},
+            "scenario": {"type": "str", "default": "region_loss"},
         },
         supports_check_mode=True,
     )

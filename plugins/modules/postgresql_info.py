@@ -109,6 +109,7 @@ import dataclasses
 import json
 import os
 import pwd
+import socket
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
@@ -124,6 +125,9 @@ from ansible_collections.muster.platform.plugins.module_utils._patroni import (
     format_lsn,
 )
 from ansible_collections.muster.platform.plugins.module_utils._recovery import primaries, recovery_status
+
+
+REPOSITORY_PORT = 8432  # pgBackRest's own
 
 
 def newest_backup(document: Any) -> str | None:
@@ -152,8 +156,14 @@ def complaints(document: Any) -> list[str]:
 def read_repository(stanza: str, user: str, number: int, host: str) -> tuple[str | None, str | None]:
     """The newest backup's time in one repository, or why it is not known.
 
+    A host that is gone is found out in a second; pgBackRest would take its time.
+
     One repository a call: over several, pgBackRest 2.55 asks only the first for its cipher.
     """
+    try:
+        socket.create_connection((host, REPOSITORY_PORT), 1.0).close()
+    except OSError as error:
+        return None, f"the backup repository on {host} could not be read: {error.strerror or error}"
     command = [
         "pgbackrest",
         f"--stanza={stanza}",
