@@ -120,6 +120,7 @@ class ActionModule(ActionBase):
         result |= {
             "changed": True,
             "rc": code,
+            "failed": False,  # otherwise Ansible takes the exit code for the task's
             "seconds": round(time.monotonic() - began, 3),
             "started_at": started_at.strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
             "lines": lines,

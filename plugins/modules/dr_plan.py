@@ -62,8 +62,8 @@ now_compact:
   type: str
 changed_since_last_pass:
   description:
-    - Whether the plan differs from that of the last drill of the scenario that passed. Null when there is none,
-      when O(drills) is not given, or when the checkouts have changes that no commit tells.
+    - Whether the plan differs from that of the last drill of the scenario that passed. Null when there is
+      none, when O(drills) is not given, or when the checkouts have changes that no commit tells.
   returned: always
   type: bool
 """

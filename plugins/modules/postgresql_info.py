@@ -49,6 +49,9 @@ options:
     description: Operating system user that runs pgBackRest.
     type: str
     default: postgres
+  restore_proof:
+    description: File in which the last restore that proved a backup is noted on this host.
+    type: path
   fence_marker:
     description: File that a fence leaves on this host. Where it is there, the role is V(fenced).
     type: path
@@ -234,6 +237,15 @@ def read_fence(marker: str | None) -> list[str]:
     return [f"fenced{since}; dr_reprotect brings it back"]
 
 
+def read_proof(path: str | None) -> str | None:
+    """When a restore proved a backup last; None when that is not known."""
+    try:
+        with open(path or "", encoding="utf-8") as stream:
+            return str(json.load(stream)["proven_at"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
 def run(params: dict[str, Any]) -> dict[str, Any]:
     """Read, and put together what the module returns."""
     home = next((name for name, hosts in params["regions"].items() if params["host"] in hosts), None)
@@ -250,6 +262,7 @@ def run(params: dict[str, Any]) -> dict[str, Any]:
     fenced = read_fence(params["fence_marker"])
     if fenced:
         status |= {"role": "fenced", "healthy": False, "reasons": [*fenced, *status["reasons"]]}
+    status["last_restore_proof_at"] = read_proof(params["restore_proof"])
     found = primaries(regions)
     return {
         "recovery_status": status,
@@ -269,6 +282,7 @@ def main() -> None:
             "repositories": {"type": "list", "elements": "str", "default": []},
             "backup_user": {"type": "str", "default": "postgres"},
             "fence_marker": {"type": "path"},
+            "restore_proof": {"type": "path"},
         },
         supports_check_mode=True,
     )
