@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 from typing import Any
 
@@ -29,7 +30,12 @@ def own_process() -> int:
     outer = os.environ.get(OUTER, "")
     if outer.isdecimal() and os.path.exists(f"/proc/{outer}"):
         return int(outer)
-    return os.getppid()
+    # Not os.getppid(): that is another one's when ansible-playbook was killed a moment ago.
+    parent = multiprocessing.parent_process()
+    process = parent.pid if parent is not None and parent.pid is not None else os.getppid()
+    if not os.path.exists(f"/proc/{process}"):
+        raise MusterError(f"ansible-playbook (process {process}) has ended: nobody would hold the lock")
+    return process
 
 
 class ActionModule(ActionBase):

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import collections
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -36,8 +37,10 @@ def command(playbook: str, inventory: Iterable[str], variables: str, check_mode:
 
 def environment(timeline: str) -> dict[str, str]:
     """Short output, a timeline of its own, and whose operation it is a step of (see dr_lock)."""
+    parent = multiprocessing.parent_process()
+    outer = parent.pid if parent is not None else os.getpid()
     return os.environ | {
-        "MUSTER_OPERATION_PID": os.environ.get("MUSTER_OPERATION_PID", str(os.getppid())),
+        "MUSTER_OPERATION_PID": os.environ.get("MUSTER_OPERATION_PID", str(outer)),
         "ANSIBLE_STDOUT_CALLBACK": "muster.platform.brief",
         "ANSIBLE_FORCE_COLOR": "0",
         "MUSTER_TIMELINE": timeline,

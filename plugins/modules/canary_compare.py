@@ -10,7 +10,7 @@ short_description: Compare the numbers that a copy holds with the canary's ledge
 version_added: 0.1.0
 description:
   - Runs on the canary's host. A copy restored to some time must hold every number that was acknowledged
-    before that time, on the timeline that was written then; what an earlier failover had lost is not asked for.
+    before that time, on the timeline that was written then; what an earlier failover lost is left out.
 options:
   store:
     description: Name of the store in the canary's configuration.

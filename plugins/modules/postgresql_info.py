@@ -129,7 +129,6 @@ from ansible_collections.muster.platform.plugins.module_utils._patroni import (
 )
 from ansible_collections.muster.platform.plugins.module_utils._recovery import primaries, recovery_status
 
-
 REPOSITORY_PORT = 8432  # pgBackRest's own
 
 

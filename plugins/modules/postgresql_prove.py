@@ -70,7 +70,7 @@ checks:
   type: list
   elements: dict
 canary:
-  description: The newest numbers that the copy holds, as ranges in C(held), and their C(lowest) and C(highest).
+  description: The newest numbers that the copy holds, as ranges in C(held), with C(lowest) and C(highest).
   returned: outside check mode
   type: dict
 """

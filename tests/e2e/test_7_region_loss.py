@@ -1,0 +1,264 @@
+"""A region is lost, cut off, comes back: what it cost, what was saved, and that there were never two writers."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from e2e_lab import CHECKOUT, Lab, wait
+
+PHASES = ("gates", "fenced", "opened")
+
+
+def latest(lab: Lab) -> tuple[Path, dict[str, Any]]:
+    folder = (lab.directory / "drills/latest").resolve()
+    evidence = json.loads((folder / "evidence.json").read_text())
+    assert isinstance(evidence, dict)
+    return folder, evidence
+
+
+def drill(lab: Lab, scenario: str) -> tuple[Path, dict[str, Any]]:
+    lab.ok("dr_drill", "-e", f"dr_scenario={scenario}", timeout=400)
+    return latest(lab)
+
+
+def hosts_of(region: str) -> list[str]:
+    return [f"{region}-{number}" for number in (1, 2, 3)]
+
+
+@pytest.fixture
+def whole(healthy: Lab) -> Iterator[Lab]:
+    """A lab whose network and whose regions are whole again afterwards, whatever the test did."""
+    yield healthy
+    link(healthy, "heal", sorted(healthy.addresses))
+    for host in healthy.addresses:
+        healthy.podman("start", f"muster-{healthy.id}-{host}")
+    wait(lambda: healthy.play("dr_reprotect").code == 0, "a lab that is protected again", 120, 2)
+
+
+def link(lab: Lab, action: str, hosts: list[str], peers: list[str] | None = None) -> None:
+    addresses = ",".join(lab.addresses[peer] for peer in peers or [])
+    subprocess.run(
+        ["lab/dr/link", action, f"muster-{lab.id}", ",".join(hosts), addresses],
+        cwd=CHECKOUT, check=True, timeout=60,
+    )  # fmt: skip
+
+
+def lose(lab: Lab, region: str, other: str, seconds: float = 3) -> None:
+    """Cut the link, let the region go on alone, kill it."""
+    link(lab, "cut", hosts_of(region), hosts_of(other))
+    link(lab, "cut", hosts_of(other), hosts_of(region))
+    time.sleep(seconds)
+    lab.podman("kill", "--signal", "KILL", *(f"muster-{lab.id}-{host}" for host in hosts_of(region)))
+
+
+def come_back(lab: Lab, region: str) -> None:
+    link(lab, "heal", sorted(lab.addresses))
+    lab.podman("start", *(f"muster-{lab.id}-{host}" for host in hosts_of(region)))
+
+
+# --- drills -------------------------------------------------------------------
+
+
+def test_a_backup_in_the_other_region_is_proven(lab: Lab) -> None:
+    lab.wait_healthy()
+    _folder, evidence = drill(lab, "restore")
+    assert evidence["verdict"] == "PASS"
+    assert {check["name"] for check in evidence["restore_proof"]["checks"]} == {
+        "amcheck",
+        "pg_checksums",
+        "canary",
+    }
+    assert all(row["last_restore_proof_at"] for row in lab.status()["stores"])
+
+
+def test_flipped_bytes_in_the_repository_fail_the_proof(lab: Lab) -> None:
+    """The largest file of the newest backup, in both repositories; put back afterwards."""
+    lab.wait_healthy()
+    find = (
+        "find /var/lib/pgbackrest/backup/muster/*F/ -type f ! -name 'backup.manifest*' -printf '%s %p\\n' "
+        "| sort -n | tail -1 | cut -d' ' -f2-"
+    )
+    broken = {}
+    for host in ("north-3", "south-3"):
+        path = lab.sh(host, find).strip()
+        assert path, f"no backup on {host}"
+        lab.sh(host, f"cp -p '{path}' /root/kept")
+        lab.sh(host, f"printf 'rotten bytes' | dd of='{path}' bs=1 seek=2000 conv=notrunc status=none")
+        broken[host] = path
+    try:
+        run = lab.play("dr_drill", "-e", "dr_scenario=restore", timeout=400)
+    finally:
+        for host, path in broken.items():
+            lab.sh(host, f"cp -p /root/kept '{path}' && rm /root/kept")
+    assert run.code != 0
+    _folder, evidence = latest(lab)
+    assert evidence["verdict"] == "FAIL"
+    assert any("restore" in reason or "checksum" in reason for reason in evidence["reasons"])
+
+
+def test_the_loss_of_a_region_is_counted_and_accounted_for(lab: Lab) -> None:
+    lab.wait_healthy()
+    home = lab.primary_region()
+    folder, evidence = drill(lab, "region_loss")
+    store = evidence["stores"][0]
+    assert evidence["verdict"] == "PASS"
+    assert store["rpo_lost_writes"] > 0, "the cut before the kill must have cost something"
+    assert store["dual_writer_writes"] == 0
+    assert store["outage_seconds"] <= 45
+    assert evidence["lost_commits"]["count"] >= store["rpo_lost_writes"]
+    assert (folder / evidence["lost_commits"]["xids_file"]).is_file()
+    assert lab.primary_region() == home
+    recompute(lab, folder)
+
+
+def recompute(lab: Lab, folder: Path) -> None:
+    """A stranger's figures, from the ledger and a query of the surviving primary."""
+    lines = (folder / "ledger.csv").read_text().splitlines()[1:]
+    numbers = [int(line.split(",")[1]) for line in lines]
+    held = lab.query(
+        "south-3",
+        f"select sequence from muster_canary where sequence between {min(numbers)} and {max(numbers)}",
+    )
+    done = subprocess.run(
+        [sys.executable, "tests/recompute.py", str(folder), "--surviving", "-"],
+        cwd=CHECKOUT,
+        input="\n".join(str(row[0]) for row in held),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_site_right_after_a_reprotection_changes_nothing(lab: Lab) -> None:
+    lab.wait_healthy()
+    run = lab.ok("site")
+    assert not any(run.changed.values()), run.output
+
+
+def test_a_region_that_is_cut_off_is_not_taken_over_unfenced(lab: Lab) -> None:
+    lab.wait_healthy()
+    _folder, evidence = drill(lab, "partition")
+    assert evidence["verdict"] == "PASS"
+    assert evidence["checks"][0]["name"] == "no failover without a proven fence"
+    fence = next(gate for gate in evidence["gates"] if gate["name"] == "fence_proven")
+    assert fence["passed"]
+
+
+def test_the_chain_of_evidence_holds(lab: Lab) -> None:
+    run = lab.ok("dr_verify_evidence")
+    assert "signed" in run.output
+    folder, _evidence = latest(lab)
+    subprocess.run(["sha256sum", "--check", "--quiet", "manifest.sha256"], cwd=folder, check=True)
+    with (folder / "manifest.sha256").open("rb") as manifest:
+        subprocess.run(
+            ["ssh-keygen", "-Y", "verify", "-f", "../allowed_signers", "-I", "muster", "-n", "muster-evidence",
+             "-s", "manifest.sha256.sig"],
+            cwd=folder, stdin=manifest, check=True, stdout=subprocess.DEVNULL,
+        )  # fmt: skip
+    ledger = folder / "ledger.csv"
+    kept = ledger.read_bytes()
+    ledger.write_bytes(kept.replace(b"postgresql", b"postgresqL", 1))
+    try:
+        run = lab.play("dr_verify_evidence")
+        assert run.code != 0
+        assert f"{folder.name}: ledger.csv" in run.output
+    finally:
+        ledger.write_bytes(kept)
+
+
+# --- interrupted --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("phase", PHASES)
+def test_a_killed_failover_is_finished_by_the_same_command(whole: Lab, phase: str) -> None:
+    lab = whole
+    home = lab.primary_region()
+    away = {"north": "south", "south": "north"}[home]
+    since = lab.now()
+    if phase == "fenced":
+        # Alive, and fenced over ssh: the fence is what is interrupted.
+        providers = ["-e", '{"dr_fence_providers": ["ssh"]}']
+    else:
+        lose(lab, home, away)
+        providers = []
+    command = ["dr_failover", "-e", f"dr_target_region={away}", *providers]
+    process = lab.start(command[0], *command[1:])
+    try:
+        if phase == "gates":
+            time.sleep(3)
+        elif phase == "fenced":
+            wait(lambda: fenced(lab, f"{home}-1"), "the fence", 60, 0.1)
+        else:
+            wait(lambda: opened(lab, away), "the region to be opened", 60, 0.05)
+    finally:
+        kill(process)
+    lab.ok(*command)
+    assert lab.query(f"{away}-3", "show cluster_name")[0][0] == f"muster-{away}"
+    if phase == "fenced":
+        # Right after a failover, with the old side fenced: nobody is started or promoted by a converge.
+        run = lab.ok("site")
+        assert not any(run.changed.values()), run.output
+        assert lab.sh(f"{home}-1", "systemctl is-active patroni", check=False).strip() != "active"
+        # ... nor by a reboot.
+        lab.podman("restart", "--time", "0", f"muster-{lab.id}-{home}-1")
+        time.sleep(5)
+        assert lab.sh(f"{home}-1", "pgrep -c -x postgres; true").strip() == "0"
+    else:
+        come_back(lab, home)
+        wait(lambda: guard(lab, f"{home}-1"), "the guard to refuse", 60)
+        assert lab.sh(f"{home}-1", "pgrep -c -x postgres; true").strip() == "0"
+    lab.ok("dr_reprotect")
+    window = lab.window(since)
+    assert window.dual == []
+
+
+def fenced(lab: Lab, host: str) -> bool:
+    return "masked" in lab.sh(host, "systemctl is-enabled patroni", check=False)
+
+
+def guard(lab: Lab, host: str) -> bool:
+    return "is primary" in lab.sh(host, "cat /run/muster-postgresql/guard", check=False)
+
+
+def opened(lab: Lab, region: str) -> bool:
+    tls = "--cacert /etc/etcd/tls/ca.crt --cert /etc/etcd/tls/member.crt --key /etc/etcd/tls/member.key"
+    text = lab.sh(
+        f"{region}-3",
+        f"ETCDCTL_API=3 etcdctl --endpoints https://{region}-3:2379 {tls} "
+        f"get --print-value-only /service/muster-{region}/config",
+    )
+    return '"standby_cluster"' not in text
+
+
+def kill(process: subprocess.Popen[bytes]) -> None:
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait(timeout=30)
+
+
+# --- a region whose data is gone ------------------------------------------------------
+
+
+def test_a_region_without_its_data_is_copied_anew(whole: Lab) -> None:
+    lab = whole
+    home = lab.primary_region()
+    away = {"north": "south", "south": "north"}[home]
+    lose(lab, home, away, 1)
+    lab.ok("dr_failover", "-e", f"dr_target_region={away}")
+    come_back(lab, home)
+    for host in hosts_of(home)[:2]:
+        wait(lambda host=host: guard(lab, host), "the guard to refuse", 60)
+        lab.sh(host, "rm -rf /var/lib/postgresql/17/muster/*")
+    run = lab.ok("dr_reprotect")
+    assert "copied anew: the data directory is lost" in run.output
+    assert "an unknown number of commits" in run.output
+    lab.wait_healthy()
