@@ -32,7 +32,7 @@ lab-down: setup ## remove the lab: containers, network, volumes, secrets (drill 
 	@scripts/lab down
 
 .PHONY: drill
-drill: setup ## run a drill in the lab: make drill SCENARIO=switchover
+drill: setup ## run a drill in the lab: make drill SCENARIO=region_loss (or switchover, partition, restore)
 	@scripts/lab drill $(SCENARIO)
 
 .PHONY: status
