@@ -173,8 +173,8 @@ def look(params: Params, _check_mode: bool) -> dict[str, Any]:
 def folder(params: Params) -> Path:
     """Named after the moment of the fence, which stays the same however often a step is run."""
     note = fence_of(params).marked()
-    if note is None:
-        raise MusterError(f"{params['host']} is not fenced ({params['marker']} is missing)")
+    if not note:
+        raise MusterError(f"{params['host']} is not fenced ({params['marker']} is missing or says nothing)")
     return Path(params["save_directory"]) / "".join(c for c in str(note["fenced_at"])[:19] if c.isalnum())
 
 
@@ -400,7 +400,7 @@ def clear(params: Params) -> str | None:
 def release(params: Params, check_mode: bool) -> dict[str, Any]:
     """Take the fence down; the region's configuration must be a standby's by now."""
     fence = fence_of(params)
-    if fence.marked() is None and not fence.masked():
+    if not fence.stands():
         return {"changed": False}
     client = EtcdClient(
         params["etcd_endpoints"], params["ca_certificate"], params["certificate"], params["private_key"]
