@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.muster.platform.plugins.module_utils import _fence
+from ansible_collections.muster.platform.plugins.module_utils._wait import wait_until
 from ansible_collections.muster.platform.plugins.modules import postgresql_fence
 
 Run = Callable[..., dict[str, Any]]
@@ -169,8 +171,11 @@ def test_a_unit_that_does_not_end_is_no_fence(
     unit: Unit, run_module: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     unit.say(on_stop="true", on_kill="true")
-    real = time.monotonic
-    monkeypatch.setattr(time, "monotonic", lambda: real() * 20)
+
+    def soon(check: Any, what: str, timeout: float, interval: float) -> Any:
+        return wait_until(check, what, timeout, interval, clock=lambda: time.monotonic() * 50)
+
+    monkeypatch.setattr(_fence, "wait_until", soon)
     answer = run_module(postgresql_fence, unit.arguments())
     assert answer["msg"] == f"waited 10 s for PostgreSQL in {unit.data} to end"
 
