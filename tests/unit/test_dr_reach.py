@@ -56,7 +56,7 @@ def test_who_answers_and_who_does_not(open_port: int, closed_port: int) -> None:
     found = reach({"south-1": at(open_port), "north-1": at(closed_port), "south-2": at(open_port)})
     assert found["changed"] is False
     assert found["reachable"] == ["south-1", "south-2"]
-    assert found["unreachable"] == {"north-1": f"127.0.0.1 port {closed_port}: Connection refused"}
+    assert found["silent"] == {"north-1": f"127.0.0.1 port {closed_port}: Connection refused"}
 
 
 def test_dead_hosts_cost_one_timeout_together(open_port: int, silent_port: int) -> None:
@@ -65,8 +65,8 @@ def test_dead_hosts_cost_one_timeout_together(open_port: int, silent_port: int) 
     found = reach({**dead, "south-1": at(open_port)}, timeout=0.5)
     assert 0.4 < time.monotonic() - began < 3
     assert found["reachable"] == ["south-1"]
-    assert set(found["unreachable"]) == set(dead)
-    assert found["unreachable"]["north-1"] == f"127.0.0.1 port {silent_port}: timed out"
+    assert set(found["silent"]) == set(dead)
+    assert found["silent"]["north-1"] == f"127.0.0.1 port {silent_port}: timed out"
 
 
 def test_more_hosts_than_are_asked_at_once(open_port: int) -> None:
@@ -77,7 +77,7 @@ def test_more_hosts_than_are_asked_at_once(open_port: int) -> None:
 @pytest.mark.parametrize("name", ["no-such-host.invalid", "two..dots"])
 def test_a_name_that_does_not_resolve_is_unreachable(open_port: int, name: str) -> None:
     found = reach({"north-1": {"ansible_port": open_port, "ansible_host": name}})
-    assert found["unreachable"]["north-1"].startswith(f"{name} port {open_port}: ")
+    assert found["silent"]["north-1"].startswith(f"{name} port {open_port}: ")
 
 
 def test_the_inventory_name_and_the_usual_port(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -88,13 +88,13 @@ def test_the_inventory_name_and_the_usual_port(monkeypatch: pytest.MonkeyPatch) 
         return ""
 
     monkeypatch.setattr(dr_reach, "knock", knock)
-    assert reach({"north-1": {}, "north-2": {"ansible_port": "2222"}})["unreachable"] == {}
+    assert reach({"north-1": {}, "north-2": {"ansible_port": "2222"}})["silent"] == {}
     assert sorted(knocked) == [("north-1", 22), ("north-2", 2222)]
 
 
 def test_no_hosts_at_all() -> None:
     found = reach({})
-    assert (found["reachable"], found["unreachable"]) == ([], {})
+    assert (found["reachable"], found["silent"]) == ([], {})
 
 
 def test_a_host_that_is_not_in_the_inventory_is_refused(open_port: int) -> None:
