@@ -41,7 +41,7 @@ STALE = ("failover", "failsafe", "sync")
 # With them Patroni waits for ever for data that nobody has any more.
 OF_LOST_DATA = ("initialize", "history", "status", "optime/leader")
 ROOM_MB = 256
-UNREACHED = re.compile(r"connection to server .* failed|could not connect to server")
+UNREACHED = re.compile(r"connection to server .* failed|could not (connect to server|translate host name)")
 
 
 # --- the new primary -----------------------------------------------------------

@@ -669,6 +669,7 @@ def test_where_a_rewind_is_impossible_saved_data_is_cleared(saved: Old) -> None:
     "error",
     [
         'connection to server at "south-1" (10.0.0.1), port 5432 failed: Connection refused',
+        'could not translate host name "south-1" to address: Name or service not known',
         'connection to server at "south-1", port 5432 failed: FATAL:  password authentication failed',
     ],
 )
