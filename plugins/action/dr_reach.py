@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -20,7 +21,18 @@ def knock(address: str, port: int, timeout: float) -> str:
         socket.create_connection((address, port), timeout).close()
     except OSError as error:
         return f"{address} port {port}: {error.strerror or error}"
+    except UnicodeError:
+        return f"{address} port {port}: it is no name of a host"
     return ""
+
+
+def place_of(host: str, found: Mapping[str, Any]) -> tuple[str, int]:
+    """The address and port over which Ansible would come."""
+    port = found.get("ansible_port") or 22
+    try:
+        return str(found.get("ansible_host", host)), int(port)
+    except ValueError:
+        raise AnsibleActionFail(f"{host}: ansible_port is {port!r}: it must be a number") from None
 
 
 class ActionModule(ActionBase):
@@ -43,11 +55,7 @@ class ActionModule(ActionBase):
         unknown = [host for host in hosts if host not in hostvars]
         if unknown:
             raise AnsibleActionFail(f"hosts: not in the inventory: {', '.join(unknown)}")
-        places = [
-            (str(found.get("ansible_host", host)), int(found.get("ansible_port") or 22))
-            for host in hosts
-            for found in (hostvars[host],)
-        ]
+        places = [place_of(host, hostvars[host]) for host in hosts]
         with ThreadPoolExecutor(max_workers=min(MOST_AT_ONCE, max(1, len(hosts)))) as pool:
             answers = list(pool.map(lambda place: knock(place[0], place[1], arguments["timeout"]), places))
         reasons = dict(zip(hosts, answers, strict=True))

@@ -5,9 +5,11 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import json
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -18,12 +20,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from ansible import constants as C
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 
 display = Display()
 KEPT = 60  # lines of output
+GRACE = 10.0  # seconds to end in, before it is killed
+TIMELINE = "muster.platform.timeline"
 TIMED_OUT = 124
 
 
@@ -36,11 +41,13 @@ def command(playbook: str, inventory: Iterable[str], variables: str, check_mode:
 
 
 def environment(timeline: str) -> dict[str, str]:
-    """Short output, a timeline of its own, and whose operation it is a step of (see dr_lock)."""
+    """Short output, a timeline of its own in any case, and whose operation it is a step of (see dr_lock)."""
     parent = multiprocessing.parent_process()
     outer = parent.pid if parent is not None else os.getpid()
+    enabled = C.config.get_config_value("CALLBACKS_ENABLED") or []
     return os.environ | {
         "MUSTER_OPERATION_PID": os.environ.get("MUSTER_OPERATION_PID", str(outer)),
+        "ANSIBLE_CALLBACKS_ENABLED": ",".join(dict.fromkeys([*enabled, TIMELINE])),
         "ANSIBLE_STDOUT_CALLBACK": "muster.platform.brief",
         "ANSIBLE_FORCE_COLOR": "0",
         "MUSTER_TIMELINE": timeline,
@@ -58,37 +65,70 @@ def phases(timeline: str) -> list[dict[str, Any]]:
     return [phase for phase in found if phase.get("seconds") is not None]
 
 
-def run(words: list[str], timeline: str, timeout: float) -> tuple[int, list[str]]:
-    """Its exit code and last lines; each line is shown as it comes."""
-    last: collections.deque[str] = collections.deque(maxlen=KEPT)
-    ended = threading.Event()
-    with subprocess.Popen(
-        words,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-        env=environment(timeline),
-    ) as process:
+def family(pid: int) -> list[int]:
+    """A process and all that it has begun, as far as they still hang together."""
+    children: dict[int, list[int]] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdecimal():
+            try:
+                parent = int((entry / "stat").read_text(errors="replace").rpartition(")")[2].split()[1])
+            except (OSError, IndexError):
+                continue
+            children.setdefault(parent, []).append(int(entry.name))
+    found = [pid]
+    for member in found:
+        found += children.get(member, [])
+    return found
 
-        def end() -> None:
-            ended.set()
-            process.terminate()
 
-        timer = threading.Timer(timeout, end)
-        timer.start()
+class Run:
+    """The process, its last lines, and its end at the timeout."""
+
+    def __init__(self, words: list[str], timeline: str) -> None:
+        self.last: collections.deque[str] = collections.deque(maxlen=KEPT)
+        self.process = subprocess.Popen(
+            words,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            env=environment(timeline),
+        )
+        # What it leaves behind may hold its output open: reading must not hold this process up.
+        self.reader = threading.Thread(target=self._read, daemon=True)
+        self.reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.last.append(line.rstrip())
+            display.display(f"  {line.rstrip()}")
+
+    def wait(self, timeout: float) -> int:
+        """Its exit code, or TIMED_OUT."""
         try:
-            assert process.stdout is not None
-            for line in process.stdout:
-                last.append(line.rstrip())
-                display.display(f"  {line.rstrip()}")
-            code = process.wait()
-        finally:
-            timer.cancel()
-            if process.poll() is None:
-                process.terminate()
-    return (TIMED_OUT if ended.is_set() else code), list(last)
+            code = self.process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            self.end()
+            code = TIMED_OUT
+        except BaseException:
+            self.end()
+            raise
+        self.reader.join(GRACE)
+        return code
+
+    def end(self) -> None:
+        """ansible-playbook ends its workers, and these what they have begun. What is left is killed."""
+        members = family(self.process.pid)
+        self.process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(GRACE)
+            return
+        for member in {*members, *family(self.process.pid)}:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(member, signal.SIGKILL)
+        self.process.wait()
 
 
 class ActionModule(ActionBase):
@@ -114,12 +154,13 @@ class ActionModule(ActionBase):
         began, started_at = time.monotonic(), datetime.now(UTC)
         with tempfile.TemporaryDirectory(prefix="muster-run-") as directory:
             variables, timeline = f"{directory}/vars.json", f"{directory}/timeline.json"
-            # The directory is this user's alone.
+            Path(variables).touch(mode=0o600)
             Path(variables).write_text(json.dumps(arguments["extra_vars"]), encoding="utf-8")
             inventory = (task_vars or {}).get("ansible_inventory_sources") or []
             words = command(playbook, inventory, variables, self._task.check_mode)
-            code, lines = run(words, timeline, arguments["timeout"])
-            found = phases(timeline)
+            process = Run(words, timeline)
+            code = process.wait(arguments["timeout"])
+            lines, found = list(process.last), phases(timeline)
         result |= {
             "changed": True,
             "rc": code,

@@ -20,6 +20,7 @@ from ansible_collections.muster.platform.plugins.module_utils._errors import Mus
 from ansible_collections.muster.platform.plugins.module_utils._handover import (
     CHANGE,
     Dcs,
+    LockLost,
     Recovery,
     Sql,
     Truth,
@@ -47,6 +48,11 @@ def check_fence(fence: Mapping[str, Any], source: str, now: datetime) -> None:
         raise MusterError("refused: the fence does not say when it was proven (proven_at, UTC)") from error
     if age > FRESH:
         raise MusterError(f"refused: the fence of {source} was proven {age:.0f} s ago; run dr_failover again")
+    if age < -FRESH:
+        raise MusterError(
+            f"refused: the fence of {source} was proven {-age:.0f} s in the future by this host's clock, "
+            "so its age is not known"
+        )
 
 
 @dataclass
@@ -133,7 +139,10 @@ class Promotion:
         """Take the region's standby configuration away, while that host leads it."""
 
         def attempt() -> bool:
-            self.still_held()
+            try:
+                self.still_held()
+            except MusterError as error:
+                raise LockLost(str(error)) from error
             seen = self.dcs.read(self.target)
             if not seen.standby:
                 return True

@@ -79,19 +79,27 @@ class Fence:
     # --- looking ---
 
     def marked(self) -> dict[str, Any] | None:
-        """What the fence noted when it was put up; None when there is none."""
+        """What the fence noted when it was put up; None when there is none, empty when it cannot be read.
+
+        The guard looks at the file alone: one that a person made by hand is a fence too.
+        """
         try:
             with open(self.marker, encoding="utf-8") as stream:
                 found = json.load(stream)
         except FileNotFoundError:
             return None
-        except (OSError, ValueError) as error:
+        except ValueError:
+            return {}
+        except OSError as error:
             raise MusterError(f"{self.marker} cannot be read: {error}") from error
-        return found if isinstance(found, dict) else {}
+        return found if isinstance(found, dict) and "fenced_at" in found else {}
 
     def masked(self) -> bool:
         """Whether the unit is masked for good; a runtime mask ends with the next boot."""
-        return systemctl("is-enabled", self.unit, check=False) == "masked"
+        return self._enabled() == "masked"
+
+    def _enabled(self) -> str:
+        return systemctl("is-enabled", self.unit, check=False)
 
     def stopped(self) -> bool:
         state = systemctl("show", "--property=ActiveState", "--value", self.unit)
@@ -100,8 +108,8 @@ class Fence:
     def doubts(self) -> list[str]:
         """Why this host could take writes now or after a reboot; empty when it cannot."""
         found = []
-        if self.marked() is None:
-            found.append(f"{self.marker} is missing")
+        if not self.marked():
+            found.append(f"{self.marker} is missing or says nothing")
         if not self.masked():
             found.append(f"{self.unit} is not masked")
         if not self.stopped():
@@ -115,7 +123,7 @@ class Fence:
         """Stop, mask, prove; True when anything had to be done."""
         if not self.doubts():
             return False
-        if self.marked() is None:
+        if not self.marked():
             self._mark(note)
         if not self.masked():
             systemctl("mask", self.unit)
@@ -125,11 +133,18 @@ class Fence:
             raise MusterError("the fence is not proven: " + "; ".join(doubts))
         return True
 
+    def stands(self) -> bool:
+        """Whether any of it keeps Patroni from starting."""
+        return os.path.lexists(self.marker) or self._enabled().startswith("masked")
+
     def take_down(self) -> bool:
         """Let Patroni start again; it is not started."""
         changed = False
-        if systemctl("is-enabled", self.unit, check=False).startswith("masked"):
+        if self._enabled() == "masked":
             systemctl("unmask", self.unit)
+            changed = True
+        if self._enabled() == "masked-runtime":
+            systemctl("unmask", "--runtime", self.unit)
             changed = True
         if os.path.lexists(self.marker):
             os.unlink(self.marker)
@@ -146,6 +161,11 @@ class Fence:
             os.fsync(stream.fileno())
         os.chmod(f"{self.marker}.new", 0o644)
         os.replace(f"{self.marker}.new", self.marker)
+        directory = os.open(os.path.dirname(self.marker), os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
 
     def _stop(self) -> None:
         """In a few seconds by itself, which still sends the standbys the last WAL; else by force."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import time
@@ -40,6 +41,7 @@ STALE = ("failover", "failsafe", "sync")
 # With them Patroni waits for ever for data that nobody has any more.
 OF_LOST_DATA = ("initialize", "history", "status", "optime/leader")
 ROOM_MB = 256
+UNREACHED = re.compile(r"connection to server .* failed|could not (connect to server|translate host name)")
 
 
 # --- the new primary -----------------------------------------------------------
@@ -94,6 +96,10 @@ def _line(params: Params, host: str) -> Line:
         connection.close()
     except psycopg2.Error as error:
         raise MusterError(f"PostgreSQL on {host}: {str(error).strip()}") from error
+    if timeline > 1 and not history:
+        raise MusterError(
+            f"{host} does not know where its timeline {timeline} began: its history file is gone"
+        )
     return Line(host, int(timeline), str(identifier), int(size), history)
 
 
@@ -173,8 +179,8 @@ def look(params: Params, _check_mode: bool) -> dict[str, Any]:
 def folder(params: Params) -> Path:
     """Named after the moment of the fence, which stays the same however often a step is run."""
     note = fence_of(params).marked()
-    if note is None:
-        raise MusterError(f"{params['host']} is not fenced ({params['marker']} is missing)")
+    if not note:
+        raise MusterError(f"{params['host']} is not fenced ({params['marker']} is missing or says nothing)")
     return Path(params["save_directory"]) / "".join(c for c in str(note["fenced_at"])[:19] if c.isalnum())
 
 
@@ -224,13 +230,13 @@ def _save(params: Params, line: Line, state: Mapping[str, Any]) -> dict[str, Any
     place = folder(params)
     if place.exists():
         shutil.rmtree(place)  # half-written: there is no summary
-    place.mkdir(parents=True, mode=0o700)
     wal = f"{params['data_directory']}/pg_wal"
     stretches: list[_diverged.Stretch] = state["stretches"]
     names = [name for part in stretches for name in _diverged.segments_of(wal, part, line.segment_size)]
     size = sum(os.path.getsize(f"{wal}/{name}") for name in names) >> 20
     if free_mb(str(place))[0] < size + ROOM_MB:
         raise MusterError(f"{place} has no room for {size} MB of WAL that only {params['host']} has")
+    place.mkdir(parents=True, mode=0o700)
     _diverged.copy_wal(wal, names, place / "wal")
     dump = _diverged.Waldump(params["bin_directory"], wal, stretches, line.segment_size, params["user"])
     try:
@@ -280,31 +286,48 @@ def _finish(place: Path, summary: Mapping[str, Any]) -> None:
 # --- the region's configuration ------------------------------------------------------
 
 
+def region_config(params: Params, client: EtcdClient) -> tuple[dict[str, Any] | None, int]:
+    """The region's configuration in its own etcd, and its revision; None when there is none."""
+    key = f"/service/{params['scope']}/config"
+    stored = client.get(key)
+    if stored is None:
+        return None, 0
+    try:
+        config = json.loads(stored.value)
+    except ValueError:
+        config = None
+    if not isinstance(config, dict):
+        raise MusterError(f"{key} is not what Patroni writes")
+    return config, stored.mod_revision
+
+
 def configure(params: Params, check_mode: bool) -> dict[str, Any]:
     """Make the region a standby in its own etcd, before anything of it may start."""
+    if not is_standby(params):
+        raise MusterError(
+            "standby_cluster must name the host, the port or the archive that the region follows"
+        )
     ask_primary(params)
     client = EtcdClient(
         params["etcd_endpoints"], params["ca_certificate"], params["certificate"], params["private_key"]
     )
     prefix = f"/service/{params['scope']}"
     try:
-        stored = client.get(f"{prefix}/config")
-        if stored is None:
+        config, revision = region_config(params, client)
+        if config is None:
             raise MusterError(f"{prefix}/config is missing: provision the region with site.yml first")
-        config = json.loads(stored.value)
-        changed = not is_standby(config)
+        wanted = not is_standby(config)
+        # What is removed comes first: with the configuration the step is done, and is not done again.
+        keys = [*(STALE if wanted else ()), *(OF_LOST_DATA if params["forget_data"] else ())]
+        keys = [f"{prefix}/{key}" for key in keys]
         if check_mode:
-            return {"changed": changed}
-        if changed:
-            config["standby_cluster"] = dict(params["standby_cluster"])
-            if not client.put_if(f"{prefix}/config", json.dumps(config), stored.mod_revision):
+            return {"changed": wanted or any(client.get(key) for key in keys)}
+        removed = [key for key in keys if client.delete(key)]
+        if wanted:
+            text = json.dumps(config | {"standby_cluster": dict(params["standby_cluster"])})
+            if not client.put_if(f"{prefix}/config", text, revision):
                 raise MusterError(f"{prefix}/config was changed by someone else just now: run this again")
-            for key in STALE:
-                client.delete(f"{prefix}/{key}")
-        if params["forget_data"]:
-            for key in OF_LOST_DATA:
-                client.delete(f"{prefix}/{key}")
-        return {"changed": changed or params["forget_data"]}
+        return {"changed": wanted or bool(removed)}
     finally:
         client.close()
 
@@ -322,15 +345,9 @@ def rewind(params: Params, check_mode: bool) -> dict[str, Any]:
         return {"changed": True, "method": "rewind", "reason": ""}
     refuse_running(params)
     began = time.monotonic()
-    method, reason = "clone", "the data directory is lost"
-    if state["data"] == "foreign":
-        reason = "the data is of another cluster"
-    elif state["data"] == "old" and not state["rewindable"]:
-        reason = f"timeline {state['timeline']} was begun twice, here and at the new primary"
-    elif state["data"] == "old":
-        reason = pg_rewind(params, line)
-        method = "clone" if reason else "rewind"
-    aside = clear(params) if method == "clone" and state["data"] != "none" else None
+    reason = why_no_rewind(params, state) or pg_rewind(params, line)
+    method = "clone" if reason else "rewind"
+    aside = clear(params) if method == "clone" and left_over(params["data_directory"]) else None
     return {
         "changed": True,
         "method": method,
@@ -340,9 +357,31 @@ def rewind(params: Params, check_mode: bool) -> dict[str, Any]:
     }
 
 
+def why_no_rewind(params: Params, state: Mapping[str, Any]) -> str:
+    """Why it is not even tried; empty when it is. Nothing is lost by it that was not saved."""
+    if state["data"] == "none":
+        return "the data directory is lost"
+    if state["data"] == "foreign":
+        return "the data is of another cluster"
+    saved = kept(params)
+    if saved is None and not params["discard"]:
+        raise MusterError(f"what only {params['host']} has is not saved yet: run the step save first")
+    if not state["rewindable"]:
+        return f"timeline {state['timeline']} was begun twice, here and at the new primary"
+    if saved and saved.get("count") is None and not params["discard"]:
+        return f"what only it has could not be listed: {saved.get('reason')}"
+    return ""
+
+
+def left_over(data: str) -> bool:
+    """Whether there is anything in the directory; clearing it may have been interrupted."""
+    return os.path.isdir(data) and bool(set(os.listdir(data)) - {"lost+found"})
+
+
 def pg_rewind(params: Params, line: Line) -> str:
     """Rewind to the fork; why that was not possible, or an empty text."""
     data = params["data_directory"]
+    restore_command = params["restore_command"].replace("'", "''")
     source = (
         f"host={line.host} port={params['port']} user={params['rewind_user']} dbname=postgres "
         f"sslmode=verify-full sslrootcert={params['ca_certificate']} connect_timeout=5"
@@ -350,7 +389,7 @@ def pg_rewind(params: Params, line: Line) -> str:
     # WAL that was recycled since is fetched from the archive.
     config = Path(data) / CONFIG
     config.write_text(
-        f"include_if_exists 'postgresql.conf'\nrestore_command = '{params['restore_command']}'\n",
+        f"include_if_exists 'postgresql.conf'\nrestore_command = '{restore_command}'\n",
         encoding="utf-8",
     )
     config.chmod(0o644)
@@ -370,8 +409,12 @@ def pg_rewind(params: Params, line: Line) -> str:
         config.unlink(missing_ok=True)
     if result.returncode == 0:
         return ""
-    lines = [line for line in result.stderr.splitlines() if "error" in line or "fatal" in line]
-    return (lines or result.stderr.splitlines() or ["pg_rewind failed"])[-1]
+    lines = [text for text in result.stderr.splitlines() if "error" in text or "fatal" in text]
+    reason = (lines or result.stderr.splitlines() or ["pg_rewind failed"])[-1]
+    if UNREACHED.search(reason):
+        # Nothing was written yet, and a new copy would not get any further.
+        raise MusterError(f"{params['host']} cannot be rewound now, run this again: {reason}")
+    return reason
 
 
 def clear(params: Params) -> str | None:
@@ -400,16 +443,16 @@ def clear(params: Params) -> str | None:
 def release(params: Params, check_mode: bool) -> dict[str, Any]:
     """Take the fence down; the region's configuration must be a standby's by now."""
     fence = fence_of(params)
-    if fence.marked() is None and not fence.masked():
+    if not fence.stands():
         return {"changed": False}
     client = EtcdClient(
         params["etcd_endpoints"], params["ca_certificate"], params["certificate"], params["private_key"]
     )
     try:
-        stored = client.get(f"/service/{params['scope']}/config")
+        config, _revision = region_config(params, client)
     finally:
         client.close()
-    if stored is None or not is_standby(json.loads(stored.value)):
+    if config is None or not is_standby(config):
         raise MusterError(
             f"refused to take down the fence of {params['host']}: its region is not configured as a standby"
         )
@@ -427,7 +470,10 @@ STEPS: dict[str, Callable[[Params, bool], dict[str, Any]]] = {
 
 def run(params: Params, check_mode: bool) -> dict[str, Any]:
     started, clock = datetime.now(UTC), time.monotonic()
-    result = STEPS[params["step"]](params, check_mode)
+    try:
+        result = STEPS[params["step"]](params, check_mode)
+    except OSError as error:
+        raise MusterError(f"the step {params['step']} on {params['host']}: {error}") from error
     phase = {
         "name": f"re-protect: {params['step']} {params['host']}",
         "started_at": started.strftime("%Y-%m-%dT%H:%M:%S.%fZ"),

@@ -95,9 +95,7 @@ def run(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
         params["data_directory"], params["marker"], params["unit"], params["ports"], params["grace"]
     )
     if params["state"] == "released":
-        changed = fence.marked() is not None or fence.masked()
-        if not check_mode:
-            changed = fence.take_down()
+        changed = fence.stands() if check_mode else fence.take_down()
         return {"changed": changed, "fenced": False, "note": fence.marked()}
     if check_mode:
         return {"changed": bool(fence.doubts()), "note": fence.marked()}

@@ -83,7 +83,7 @@ recovery_status:
   contains:
     store: {description: "Always V(postgresql).", type: str}
     region: {description: The host's region., type: str}
-    role: {description: "V(primary), V(standby), V(stopped) or V(unknown).", type: str}
+    role: {description: "V(primary), V(standby), V(fenced), V(stopped) or V(unknown).", type: str}
     healthy: {description: Whether there are no reasons against it., type: bool}
     reasons: {description: Why it is not healthy., type: list, elements: str}
     position: {description: "End of WAL as an LSN: written on a primary, replayed on a standby.", type: str}

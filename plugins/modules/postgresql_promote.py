@@ -140,7 +140,7 @@ from ansible_collections.muster.platform.plugins.module_utils._errors import Mus
 from ansible_collections.muster.platform.plugins.module_utils._etcd import EtcdClient
 from ansible_collections.muster.platform.plugins.module_utils._failover import Promotion
 from ansible_collections.muster.platform.plugins.module_utils._fence import systemctl
-from ansible_collections.muster.platform.plugins.module_utils._handover import EtcdDcs, Psycopg
+from ansible_collections.muster.platform.plugins.module_utils._handover import EtcdDcs, LockLost, Psycopg
 from ansible_collections.muster.platform.plugins.module_utils._patroni import TLS_OPTIONS, Survey, Tls
 
 LOCK = "dr"
@@ -155,6 +155,8 @@ def other_region(params: dict[str, Any]) -> str:
         )
     if len(names) != 2:
         raise MusterError(f"a failover needs two regions with PostgreSQL hosts, found: {', '.join(names)}")
+    if params["host"] not in [host for hosts in params["regions"].values() for host in hosts]:
+        raise MusterError(f"{params['host']} is not among the PostgreSQL hosts of any region")
     if params["target"] not in params["etcd_endpoints"]:
         raise MusterError(f"etcd_endpoints must name region {params['target']}")
     return next(name for name in names if name != params["target"])
@@ -197,7 +199,12 @@ def run(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
     with client.lock(LOCK, f"{params['holder']} (pid {os.getpid()})", ttl=10, wait=20) as lock:
         dcs.locks = {promotion.target: lock}
         promotion.still_held = lock.assert_held
-        result = promotion.run()
+        try:
+            result = promotion.run()
+        except LockLost as error:
+            raise MusterError(
+                f"{error}; nothing was changed after that: run the same command again"
+            ) from error
     return {**result, "muster_phases": promotion.phases}
 
 

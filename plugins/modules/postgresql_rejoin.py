@@ -15,8 +15,9 @@ description:
   - "V(save) keeps what only this host has: the WAL after the fork, a list of its commits made by pg_waldump,
     and the rows that they left, as CSV, read from the old data started by itself."
   - V(configure) makes the region a standby in its own etcd.
-  - V(rewind) runs pg_rewind, and clears the data for a new copy where that is impossible. Data of which
-    nothing could be saved is set aside, not removed.
+  - V(rewind) runs pg_rewind, and clears the data for a new copy where that is impossible. It refuses while
+    V(save) has not been run. Data of which the commits could not be listed is set aside, neither rewound nor
+    removed.
   - V(release) takes the fence down, when the region is configured as a standby.
   - A step that was interrupted is run again.
 options:
@@ -71,7 +72,7 @@ options:
     elements: str
     required: true
   standby_cluster:
-    description: Patroni's C(standby_cluster) that makes the region follow the other. For V(configure).
+    description: Patroni's C(standby_cluster) that makes the region follow the other. V(configure) needs it.
     type: dict
     default: {}
   forget_data:
@@ -79,7 +80,7 @@ options:
     type: bool
     default: false
   discard:
-    description: For V(rewind), remove data that cannot be rewound even when what only it has is not listed.
+    description: For V(rewind), rewind or remove data even when what only it has is not listed.
     type: bool
     default: false
   restore_command:
@@ -149,8 +150,8 @@ EXAMPLES = r"""
 RETURN = r"""
 data:
   description:
-    - V(none), V(foreign) for another cluster's or of an unknown timeline, V(current) when it is on the new
-      primary's timeline, or V(old).
+    - V(none), V(foreign) for another cluster's, V(current) when it never left the new primary's line, or
+      V(old).
   returned: for O(step=look)
   type: str
 timeline:

@@ -11,10 +11,10 @@ from ansible.template import Templar
 
 
 class Task:
-    def __init__(self, arguments: dict[str, Any]) -> None:
+    def __init__(self, arguments: dict[str, Any], check: bool = False) -> None:
         self.args = arguments
         self.async_val = 0
-        self.check_mode = self.diff = False
+        self.check_mode, self.diff = check, False
         self.environment = self.delegate_to = None
         self.action = "test"
 
@@ -27,11 +27,13 @@ class Connection:
     _shell = Shell()
 
 
-def run_action(plugin: Any, arguments: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
+def run_action(
+    plugin: Any, arguments: dict[str, Any], variables: dict[str, Any], check: bool = False
+) -> dict[str, Any]:
     """Run an action plugin's real run()."""
     loader = DataLoader()
     action = plugin.ActionModule(
-        task=Task(arguments),
+        task=Task(arguments, check),
         connection=Connection(),
         play_context=None,
         loader=loader,

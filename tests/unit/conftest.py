@@ -21,8 +21,9 @@ import pytest
 from ansible.module_utils.testing import patch_module_args
 from etcd_fake import cluster, pki
 from patroni_fake import patroni
+from platform_fake import platform
 
-__all__ = ["cluster", "patroni", "pki"]
+__all__ = ["cluster", "patroni", "pki", "platform"]
 
 
 @pytest.fixture

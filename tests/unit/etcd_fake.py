@@ -292,9 +292,9 @@ class Cluster:
         return code, payload if code != 200 else {f"response_{name}": payload}
 
     def kv_txn(self, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
-        succeeded = all(self.holds(compare) for compare in body["compare"])
+        succeeded = all(self.holds(compare) for compare in body.get("compare", []))
         responses = []
-        for operation in body["success"] if succeeded else body["failure"]:
+        for operation in body.get("success" if succeeded else "failure", []):
             code, payload = self.operate(operation)
             if code != 200:
                 return code, payload

@@ -61,6 +61,7 @@ class Node:
         self.unknown_position = False
         self.due: tuple[float, str] | None = None  # an action under way: when it is done, and which
         self.acts_at = 0.0
+        self.loop_at = 0.0
         self.system_identifier = "7710570350551003534"
 
     @property
@@ -170,7 +171,10 @@ class World:
 
     def act(self, side: Side, node: Node) -> None:
         """One run of Patroni's loop."""
-        if not node.alive or not node.obeys or node.due is not None or self.now < node.acts_at:
+        if not node.alive or not node.obeys or self.now < node.acts_at:
+            return
+        node.loop_at = self.now
+        if node.due is not None:
             return
         node.acts_at = self.now + REACTION
         writable = side.leader == node.name and not side.standby
@@ -342,6 +346,8 @@ class Api:
             timeline=node.told_timeline or node.timeline,
             lsn=None if node.state == "stopped" or node.unknown_position else node.position,
             replication_state="streaming" if node.state == "recovery" and node.receiving else None,
+            received=1000 + RECORD * len(node.wal) if node.state == "recovery" else None,
+            loop_at=node.loop_at,
             system_identifier=node.system_identifier,
             scope=f"muster-{region}",
         )

@@ -130,9 +130,12 @@ def test_keys_without_a_value_count_as_not_given(send: Any) -> None:
 
 
 def test_switches_may_be_text_as_a_command_line_gives_them(send: Any) -> None:
-    sent = send(files=[{**FILE, "secret": "true"}], units=[{"name": "a.service", "enabled": "no"}])
+    sent = send(
+        files=[{**FILE, "secret": "true"}],
+        units=[{"name": "a.service", "enabled": "no", "leave_masked": "yes"}],
+    )
     assert sent["files"][0]["secret"] is True
-    assert sent["units"][0]["enabled"] is False
+    assert sent["units"][0] == {"name": "a.service", "enabled": False, "leave_masked": True}
 
 
 def test_absent_takes_paths_and_dictionaries(send: Any) -> None:
@@ -210,6 +213,10 @@ def test_a_template_that_does_not_exist(send: Any) -> None:
         (
             {"units": [{"name": "a.service", "enabled": "perhaps"}]},
             "units, a.service: enabled must be true or false",
+        ),
+        (
+            {"units": [{"name": "a.service", "leave_masked": "perhaps"}]},
+            "units, a.service: leave_masked must be true or false",
         ),
         (
             {"units": [{"name": "a.service", "masked": True, "state": "started"}]},

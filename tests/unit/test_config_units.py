@@ -279,3 +279,44 @@ def test_a_host_without_systemd(host: Host, monkeypatch: pytest.MonkeyPatch) -> 
     assert host.run(check=True, files=files, units=[unit("a", state="started")])["changed"] is True
     assert host.run(files=files)["reloaded"] is False
     assert host.calls == []
+
+
+MASKED = {**DISABLED, "LoadState": "masked", "UnitFileState": "masked", "under-mask": "enabled"}
+
+
+@pytest.mark.parametrize("check", [False, True])
+@pytest.mark.parametrize("mask", ["masked", "masked-runtime"])
+def test_a_unit_that_somebody_masked_is_left_alone(host: Host, check: bool, mask: str) -> None:
+    """A fence: nothing is enabled, started or unmasked, and it is no error; other units are done."""
+    host.set(a={**MASKED, "UnitFileState": mask}, b=DISABLED)
+    result = host.run(
+        check=check,
+        units=[
+            unit("a", enabled=True, state="started", masked=False, leave_masked=True),
+            unit("b", state="started", leave_masked=True),
+        ],
+    )
+    assert result["changed"] is True
+    changes = [call for call in host.calls if not call.startswith("show")]
+    assert changes == ([] if check else ["start b.service"])
+
+
+@pytest.mark.parametrize("wanted", [{"state": "stopped"}, {"masked": True}, {"enabled": False}, {}])
+def test_a_masked_unit_that_is_left_alone_changes_nothing(host: Host, wanted: dict[str, Any]) -> None:
+    host.set(a={**MASKED, "ActiveState": "active"})
+    assert host.run(units=[unit("a", leave_masked=True, **wanted)])["changed"] is False
+
+
+def test_a_unit_that_may_be_left_masked_but_is_not(host: Host) -> None:
+    host.set(a=DISABLED)
+    result = host.run(units=[unit("a", enabled=True, state="started", leave_masked=True)])
+    assert result["changed"] is True
+    assert [call for call in host.calls if not call.startswith("show")] == [
+        "enable a.service",
+        "start a.service",
+    ]
+
+
+def test_a_missing_unit_is_told_although_it_may_be_left_masked(host: Host) -> None:
+    result = host.run(fails=True, units=[unit("a", state="started", leave_masked=True)])
+    assert result["msg"] == "the unit a.service does not exist on this host"

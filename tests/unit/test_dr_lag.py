@@ -17,11 +17,21 @@ from ansible_collections.muster.platform.plugins.module_utils import _ledger, _s
 from ansible_collections.muster.platform.plugins.modules import dr_lag
 
 Module = Callable[..., dict[str, Any]]
-NOW = datetime.now(UTC)
+
+
+class Begun:
+    """When the test began: the module looks at the clock, and the rows must be as old as they say."""
+
+    at = datetime.now(UTC)
+
+
+@pytest.fixture(autouse=True)
+def _now() -> None:
+    Begun.at = datetime.now(UTC)
 
 
 def at(seconds: float) -> str:
-    return (NOW - timedelta(seconds=seconds)).strftime(_ledger.FORMAT)
+    return (Begun.at - timedelta(seconds=seconds)).strftime(_ledger.FORMAT)
 
 
 def row(sequence: int, ago: float, answer: str | None = "n1 north 3", endpoint: str = "north") -> str:

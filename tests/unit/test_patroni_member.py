@@ -110,3 +110,36 @@ def test_a_unit_that_does_not_start_is_told(unit: Path, patroni: PatroniApi, run
     (unit / "broken").touch()
     answer = run_module(patroni_member, arguments(patroni))
     assert answer["msg"] == "systemctl start patroni.service failed: Job for patroni.service failed."
+
+
+@pytest.mark.parametrize(
+    ("kept", "sentence"),
+    [
+        ("region south is primary\n", "patroni.service may not start: region south is primary"),
+        ("", "systemctl start patroni.service failed: Job for patroni.service failed."),
+        (None, "systemctl start patroni.service failed: Job for patroni.service failed."),
+    ],
+)
+def test_the_guards_reason_is_told(
+    unit: Path,
+    patroni: PatroniApi,
+    run_module: Run,
+    monkeypatch: pytest.MonkeyPatch,
+    kept: str | None,
+    sentence: str,
+) -> None:
+    """systemd itself says only that the job failed."""
+    monkeypatch.setattr(patroni_member, "GUARD", str(unit / "guard"))
+    if kept is not None:
+        (unit / "guard").write_text(kept)
+    (unit / "broken").touch()
+    assert run_module(patroni_member, arguments(patroni))["msg"] == sentence
+
+
+def test_the_reason_of_an_earlier_start_hides_nothing(
+    unit: Path, patroni: PatroniApi, run_module: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A unit that starts is not asked for the guard's reason."""
+    monkeypatch.setattr(patroni_member, "GUARD", str(unit / "guard"))
+    (unit / "guard").write_text("region south is primary\n")
+    assert run_module(patroni_member, arguments(patroni))["changed"] is True

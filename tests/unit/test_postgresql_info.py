@@ -8,21 +8,31 @@ import getpass
 import json
 import os
 import pwd
+import socket
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from ansible_collections.muster.platform.plugins.modules import postgresql_info
-from patroni_fake import PatroniApi, status
+from patroni_fake import PatroniApi, resolving, status
 
 Run = Callable[..., dict[str, Any]]
 Backups = Callable[..., None]
 
 
 @pytest.fixture
-def backups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Backups:
+def repositories(monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
+    """Both repository hosts, as far as their port goes."""
+    monkeypatch.setattr(socket, "getaddrinfo", resolving(dict.fromkeys(("north-3", "south-3"), "127.0.0.1")))
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        monkeypatch.setattr(postgresql_info, "REPOSITORY_PORT", listener.getsockname()[1])
+        yield listener
+
+
+@pytest.fixture
+def backups(tmp_path: Path, repositories: socket.socket, monkeypatch: pytest.MonkeyPatch) -> Backups:
     """Call it with what pgbackrest shall print for a repository, and its exit code.
 
     Only root may run it as somebody else: who was asked for is noted instead.
@@ -174,8 +184,72 @@ def test_a_repository_without_a_backup_is_a_reason_and_hides_no_other(
     assert found["reasons"][0].startswith(reason)
 
 
+def test_a_repository_host_that_is_gone_is_not_waited_for(
+    patroni: PatroniApi, run_module: Run, backups: Backups, repositories: socket.socket, tmp_path: Path
+) -> None:
+    """pgBackRest would take its time."""
+    backups(1, stanza(1795255200))
+    backups(2, stanza(1795255200))
+    repositories.close()
+    found = asking(patroni, run_module)
+    assert (found["last_backup_at"], found["healthy"]) == (None, False)
+    assert found["reasons"] == [
+        f"the backup repository on {host} could not be read: Connection refused"
+        for host in ("north-3", "south-3")
+    ]
+    assert not (tmp_path / "calls").exists()
+
+
+@pytest.mark.usefixtures("repositories")
 def test_an_unknown_backup_user_is_a_reason(patroni: PatroniApi, run_module: Run) -> None:
     found = asking(patroni, run_module, backup_user="nobody-at-all")
     assert len(found["reasons"]) == 2
     assert found["reasons"][0].startswith("the backup repository on north-3 could not be read: ")
     assert (found["last_backup_at"], found["healthy"]) == (None, False)
+
+
+@pytest.mark.parametrize(
+    ("note", "reason"),
+    [
+        (
+            '{"fenced_at": "2026-11-21T13:30:05Z", "operation": "failover to south"}',
+            "fenced since 2026-11-21T13:30:05Z (failover to south); dr_reprotect brings it back",
+        ),
+        (
+            '{"fenced_at": "2026-11-21T13:30:05Z", "operation": ""}',
+            "fenced since 2026-11-21T13:30:05Z (by hand); dr_reprotect brings it back",
+        ),
+        *((text, "fenced; dr_reprotect brings it back") for text in ("", "{}", "[]", "null", "7")),
+    ],
+)
+def test_a_fenced_host(patroni: PatroniApi, run_module: Run, tmp_path: Path, note: str, reason: str) -> None:
+    """The file alone makes it one, as it does for the guard; what Patroni does not say comes after that."""
+    patroni["north-1"].up = False
+    marker = tmp_path / "fenced.json"
+    marker.write_text(note)
+    found = info(patroni, run_module, "north-1", fence_marker=str(marker))["recovery_status"]
+    assert (found["role"], found["healthy"]) == ("fenced", False)
+    assert found["reasons"][0] == reason
+    assert found["reasons"][1].startswith("Patroni on north-1 did not answer")
+
+
+def test_a_host_without_a_fence(patroni: PatroniApi, run_module: Run, tmp_path: Path) -> None:
+    answer = info(patroni, run_module, "north-1", fence_marker=str(tmp_path / "fenced.json"))
+    assert (answer["recovery_status"]["role"], answer["recovery_status"]["reasons"]) == ("primary", [])
+
+
+@pytest.mark.parametrize(
+    ("text", "at"),
+    [
+        ('{"proven_at": "2026-11-21T10:00:00Z"}', "2026-11-21T10:00:00Z"),
+        *((text, None) for text in (None, "", "{}", "[]", "null")),
+    ],
+)
+def test_the_last_restore_proof(
+    patroni: PatroniApi, run_module: Run, tmp_path: Path, text: str | None, at: str | None
+) -> None:
+    proof = tmp_path / "proof.json"
+    if text is not None:
+        proof.write_text(text)
+    answer = info(patroni, run_module, "north-1", restore_proof=str(proof))
+    assert answer["recovery_status"]["last_restore_proof_at"] == at

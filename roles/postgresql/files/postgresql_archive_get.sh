@@ -16,7 +16,8 @@ while read -r host port <&4; do
   # One that did not answer is left alone for ten seconds.
   [ -n "$(find "$down" -newermt '-10 seconds' 2>/dev/null)" ] && continue
   if ! timeout 1 bash -c "exec 3<>/dev/tcp/$host/$port" 2>/dev/null; then
-    : 2>/dev/null >"$down"
+    # In a shell of its own: where the directory is missing, the next repository must be asked all the same.
+    (: >"$down") 2>/dev/null
     continue
   fi
   timeout 15 pgbackrest --stanza="$stanza" --repo="$number" archive-get "$file" "$target" && exit 0

@@ -67,7 +67,7 @@ class Region:
                 values = [base64.b64decode(pairs[0]["value"]).decode() if pairs else None for pairs in found]
                 config = json.loads(values[0]) if values[0] else None
                 return config if isinstance(config, dict) else None, values[1]
-            except (OSError, http.client.HTTPException, ValueError, KeyError, IndexError) as error:
+            except (OSError, http.client.HTTPException, ValueError, LookupError, TypeError) as error:
                 failures.append(f"{endpoint}: {error or type(error).__name__}")
         raise Unknown(f"no etcd of region {self.name} answers ({'; '.join(failures)})")
 
@@ -101,7 +101,10 @@ def runs(data_directory: str) -> bool:
     try:
         with open(f"{data_directory}/postmaster.pid", encoding="utf-8") as stream:
             process = int(stream.readline())
-        return os.path.basename(os.readlink(f"/proc/{process}/exe")) == "postgres"
+        # An upgrade replaces the program of a running server; after a reboot the number may be another's.
+        program = os.readlink(f"/proc/{process}/exe").removesuffix(" (deleted)")
+        place = os.readlink(f"/proc/{process}/cwd")
+        return os.path.basename(program) == "postgres" and place == os.path.realpath(data_directory)
     except (OSError, ValueError):
         return False
 
