@@ -125,9 +125,11 @@ class Fence:
             return False
         if not self.marked():
             self._mark(note)
+        # Not masked before it is stopped: a masked unit has lost what it says of how to stop. Until then the
+        # guard, which sees the marker, keeps it from starting.
+        self._stop()
         if not self.masked():
             systemctl("mask", self.unit)
-        self._stop()
         doubts = self.doubts()
         if doubts:
             raise MusterError("the fence is not proven: " + "; ".join(doubts))

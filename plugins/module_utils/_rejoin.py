@@ -36,8 +36,9 @@ from ansible_collections.muster.platform.plugins.module_utils._restore import CO
 from ansible_collections.muster.platform.plugins.module_utils._restore_steps import directory_mb, empty
 
 Params = Mapping[str, Any]
-# Left behind in etcd by a region that ended without a word.
-STALE = ("failover", "failsafe", "sync")
+# Left behind in etcd by a region that ended without a word. The leader too: an etcd that was killed
+# gives the key of the dead leader a fresh lease when it returns.
+STALE = ("leader", "failover", "failsafe", "sync")
 # With them Patroni waits for ever for data that nobody has any more.
 OF_LOST_DATA = ("initialize", "history", "status", "optime/leader")
 ROOM_MB = 256

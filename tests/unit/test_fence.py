@@ -100,7 +100,7 @@ def test_a_running_host_is_fenced_gracefully(unit: Unit, run_module: Run) -> Non
     unit.say(on_stop=f"echo inactive >active; kill {server.pid}")
     answer = run_module(postgresql_fence, unit.arguments(operation="failover to south", reason="flood"))
     assert (answer["changed"], answer["fenced"]) == (True, True)
-    assert unit.calls() == ["mask patroni.service", "stop --no-block patroni.service"]
+    assert unit.calls() == ["stop --no-block patroni.service", "mask patroni.service"]
     assert server.wait(1) == -signal.SIGTERM
     proof = answer["proof"]
     assert (proof["masked"], proof["processes"], proof["listening"]) == (True, 0, [])
@@ -128,9 +128,9 @@ def test_a_server_that_does_not_stop_is_killed(unit: Unit, run_module: Run) -> N
     answer = run_module(postgresql_fence, unit.arguments())
     assert answer["changed"] is True
     assert unit.calls() == [
-        "mask patroni.service",
         "stop --no-block patroni.service",
         "kill --kill-who=all --signal=SIGKILL patroni.service",
+        "mask patroni.service",
     ]
     assert server.wait(1) == -signal.SIGKILL
     assert other.poll() is None
@@ -202,7 +202,7 @@ def test_a_runtime_mask_is_not_enough(unit: Unit, run_module: Run) -> None:
     unit.say(enabled="masked-runtime", active="inactive")
     answer = run_module(postgresql_fence, unit.arguments())
     assert answer["changed"] is True
-    assert unit.calls()[0] == "mask patroni.service"
+    assert "mask patroni.service" in unit.calls()
 
 
 @pytest.mark.parametrize("missing", ["marker", "mask", "stop"])
