@@ -100,8 +100,7 @@ class Run:
         self.reader.start()
 
     def _read(self) -> None:
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
+        for line in self.process.stdout or ():
             self.last.append(line.rstrip())
             display.display(f"  {line.rstrip()}")
 

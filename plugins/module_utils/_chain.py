@@ -237,7 +237,7 @@ def ssh_keygen(*arguments: str, given: bytes = b"") -> str:
     """What ssh-keygen printed; a MusterError with its words when it failed. It can ask nobody anything."""
     environment = {key: value for key, value in os.environ.items() if key not in ("DISPLAY", "SSH_ASKPASS")}
     try:
-        done = subprocess.run(
+        done = subprocess.run(  # pylint: disable=ansible-bad-function
             ["ssh-keygen", *arguments],
             input=given,
             capture_output=True,

@@ -161,10 +161,8 @@ class Waldump:
             words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="replace", cwd="/",
             env={"PATH": PROGRAMS, "LC_ALL": "C.UTF-8", "TZ": "UTC", "PGTZ": "UTC"}, **identity(self.user),
         ) as process:  # fmt: skip
-            assert process.stdout is not None
-            assert process.stderr is not None
-            yield from process.stdout
-            errors = process.stderr.read().strip()
+            yield from process.stdout or ()
+            errors = process.stderr.read().strip() if process.stderr else ""
         # Without an end it ends with an error: where the WAL ends, there is no valid record.
         if process.returncode != 0 and not END_OF_WAL.search(errors):
             raise MusterError(

@@ -75,7 +75,7 @@ proof:
     masked: {description: Whether the unit is masked for good., type: bool}
     processes: {description: How many server processes are left., type: int}
     listening: {description: Which of the ports something listens on., type: list, elements: int}
-    proven_at: {description: When it was seen, by the host's clock, UTC., type: str}
+    proven_at: {description: "When it was seen, by the host's clock, UTC.", type: str}
 note:
   description: What O(marker) holds; null when there is none.
   returned: always
