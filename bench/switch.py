@@ -39,7 +39,7 @@ def bare(lab: Lab, target: str) -> dict[str, Any]:
         "host": ",".join(hosts),
         "port": 5432,
         "create_replica_methods": ["basebackup"],
-        "restore_command": 'timeout 15 pgbackrest --stanza=muster archive-get %f "%p"',
+        "restore_command": '/usr/local/lib/muster/postgresql_archive_get muster %f "%p"',
     }
     return lab.patroni("switch", hosts[0], target=target, standby_cluster=standby_cluster)
 

@@ -30,6 +30,7 @@ from ansible_collections.muster.platform.plugins.module_utils._html import (
 )
 
 MOST_SLICES = 200
+MOST_PHASES = 20
 # Pixels: the drawing on a phone, on anything wider, and a letter at most.
 NARROW = 350
 WIDE = 520
@@ -287,16 +288,28 @@ def clock_offset(evidence: Mapping[str, Any]) -> int:
     )
 
 
+def drawn_phases(evidence: Mapping[str, Any], scale: Scale) -> list[Mapping[str, Any]]:
+    """The phases that the drawing has room for: of very many those that took a hundredth of its time."""
+    offset = clock_offset(evidence)
+
+    def is_in(phase: Mapping[str, Any]) -> bool:
+        start = _evidence.read_time(phase["started_at"]) + offset
+        return start <= scale.start + scale.span and start + round(phase["seconds"] * 1e6) >= scale.start
+
+    found = [phase for phase in evidence["phases"] if is_in(phase)]
+    if len(found) <= MOST_PHASES:
+        return found
+    return [phase for phase in found if phase["seconds"] * 1e6 >= scale.span / 100]
+
+
 def phase_rows(evidence: Mapping[str, Any], scale: Scale, top_y: int) -> tuple[str, int]:
     """A row per phase: its name above its bar."""
     offset = clock_offset(evidence)
     drawn = []
     y = top_y
-    for phase in evidence["phases"]:
+    for phase in drawn_phases(evidence, scale):
         start = _evidence.read_time(phase["started_at"]) + offset
         end = start + round(phase["seconds"] * 1e6)
-        if end < scale.start or start > scale.start + scale.span:
-            continue
         name = f"{phase['name']} · {phase['seconds']:.{1 if phase['seconds'] >= 1 else 2}f} s"
         line = tag("rect", y=y + 16, height=8, rx=2, class_="phase", **scale.place(start, end))
         drawn.append(label(scale.at(start), scale.at(end), y + 11, name) + line)
@@ -453,6 +466,9 @@ def timeline(evidence: Mapping[str, Any], rows: Sequence[_evidence.Row]) -> str:
         aria_label="The drill's phases, writers and outages",
     )
     key = legend(evidence, colours) if evidence["stores"] else ""
+    left_out = len(evidence["phases"]) - len(drawn_phases(evidence, scale))
+    if len(evidence["phases"]) > MOST_PHASES and left_out:
+        note += f" {left_out} short phases are not drawn; evidence.json has all of them."
     return picture + key + tag("p", text(note), class_="small")
 
 
