@@ -243,11 +243,26 @@ class Worker:
 
     # --- state: started -----------------------------------------------------------
 
+    def awaited(self, seen: Survey) -> bool:
+        """Whether the other members, quicker by a moment, have just formed the cluster with this one in it.
+
+        One that never started has told nobody its address for clients yet.
+        """
+        mine = seen.find(self.me)
+        urls = {member.peer_url for member in self.declared.values()}
+        return (
+            mine is not None
+            and not mine.is_learner
+            and mine.status is None
+            and not mine.client_url
+            and {member.peer_url for member in seen.members} == urls
+        )
+
     def started(self) -> None:
         local = local_state(self.params)
         if self.params["bootstrap"]:
             seen = self.survey()
-            if seen.has_quorum():
+            if seen.has_quorum() and not self.awaited(seen):
                 raise MusterError(f"{self.name} is not to form a new cluster: its region has a working one")
             if not local.fresh:
                 held = self.params["data_directory"]
