@@ -20,7 +20,7 @@ options:
     description: The numbers that the copy holds, as ranges such as V(1-5,7).
     type: str
     required: true
-  until:
+  committed_until:
     description: The time of the last commit that the copy holds, UTC, by the store's clock.
     type: str
     required: true
@@ -29,7 +29,7 @@ options:
     type: float
     default: 1
   window_seconds:
-    description: How far back from O(until) the ledger is compared.
+    description: How far back from O(committed_until) the ledger is compared.
     type: float
     default: 3600
   config:
@@ -48,7 +48,7 @@ EXAMPLES = r"""
   muster.platform.canary_compare:
     store: postgresql
     held: 1-4711
-    until: "2026-11-21T10:00:00.123Z"
+    committed_until: "2026-11-21T10:00:00.123Z"
 """
 
 RETURN = r"""
@@ -70,26 +70,25 @@ from datetime import timedelta
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.muster.platform.plugins.module_utils import _ledger
+from ansible_collections.muster.platform.plugins.module_utils import _lag, _ledger
 from ansible_collections.muster.platform.plugins.module_utils._errors import MusterError
 from ansible_collections.muster.platform.plugins.module_utils._evidence import read_ranges
 from ansible_collections.muster.platform.plugins.module_utils._survivors import to_ranges
 
 
 def acknowledged(params: dict[str, Any]) -> list[int]:
-    """The numbers that were acknowledged in the window, long enough before its end."""
-    until = _ledger.read_time(params["until"], "until") - timedelta(seconds=params["slack_seconds"])
+    """What was acknowledged on the newest timeline in the window, long enough before its end."""
+    committed_until = _ledger.read_time(params["committed_until"], "committed_until")
+    until = committed_until - timedelta(seconds=params["slack_seconds"])
     start = until - timedelta(seconds=params["window_seconds"])
     config = _ledger.read_canary_config(params["config"])
-    rows = [row.split(",") for row in _ledger.read_window(config["directory"], start, until)]
-    last = until.strftime(_ledger.FORMAT)
-    acked = [row for row in rows if len(row) >= 6 and row[0] == params["store"] and "" < row[3] <= last]
-    newest = timeline_of(max(acked, key=lambda row: row[3])) if acked else ""
-    return sorted(int(row[1]) for row in acked if timeline_of(row) == newest)
-
-
-def timeline_of(row: list[str]) -> str:
-    return next((word for word in row[5].split() if word.startswith("timeline=")), "")
+    attempts = _lag.read_attempts(_ledger.read_window(config["directory"], start, until), params["store"])
+    if attempts.unreadable:
+        raise MusterError(
+            f"{config['directory']}: a row of the ledger cannot be read: {attempts.unreadable[0]}"
+        )
+    written = [entry for entry in attempts.acknowledged if entry.at <= until]
+    return sorted(entry.sequence for entry in written if entry.timeline == written[-1].timeline)
 
 
 def compare(params: dict[str, Any]) -> dict[str, Any]:
@@ -115,7 +114,7 @@ def main() -> None:
         argument_spec={
             "store": {"type": "str", "required": True},
             "held": {"type": "str", "required": True},
-            "until": {"type": "str", "required": True},
+            "committed_until": {"type": "str", "required": True},
             "slack_seconds": {"type": "float", "default": 1},
             "window_seconds": {"type": "float", "default": 3600},
             "config": {"type": "path", "default": "/etc/muster/canary.json"},
