@@ -51,6 +51,7 @@ class ActionModule(ActionBase):
         came_at = datetime.fromtimestamp((best.asked_at + best.round_trip) / NS, UTC)
         result.update(
             changed=False,
+            host=(task_vars or {}).get("inventory_hostname"),
             offset_ms=round(best.offset_ms, 3),
             uncertainty_ms=round(best.uncertainty_ms, 3),
             samples=wanted,

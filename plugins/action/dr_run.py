@@ -15,12 +15,13 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from ansible import constants as C
+from ansible import context
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
@@ -32,12 +33,56 @@ TIMELINE = "muster.platform.timeline"
 TIMED_OUT = 124
 
 
-def command(playbook: str, inventory: Iterable[str], variables: str, check_mode: bool) -> list[str]:
+# Options of the command line that say how to reach the hosts, with their words.
+PASSED_ON = {
+    "private_key_file": "--private-key",
+    "remote_user": "--user",
+    "connection": "--connection",
+    "ssh_common_args": "--ssh-common-args",
+    "ssh_extra_args": "--ssh-extra-args",
+    "become_method": "--become-method",
+    "become_user": "--become-user",
+    "timeout": "--timeout",
+    "forks": "--forks",
+}
+
+
+def outer_options(given: Mapping[str, Any]) -> list[str]:
+    """What the outer run was given on its command line, as words for the inner one.
+
+    Its extra variables come before the step's own, which win.
+    """
+    words = [f"{word}={given[name]}" for name, word in PASSED_ON.items() if given.get(name) not in (None, "")]
+    return words + [f"--extra-vars={variables}" for variables in given.get("extra_vars") or ()]
+
+
+def private_file(path: str, content: bytes) -> str:
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        file.write(content)
+    return path
+
+
+def secret_options(directory: str, loader: Any, play_context: Any) -> list[str]:
+    """The vaults' and the connection's passwords, typed in or read: AWX answers prompts with them."""
+    words = []
+    for number, (name, secret) in enumerate(getattr(getattr(loader, "_vault", None), "secrets", None) or ()):
+        path = private_file(f"{directory}/vault-{number}", secret.bytes)
+        words.append(f"--vault-id={name}@{path}")
+    for attribute, word in (
+        ("password", "--connection-password-file"),
+        ("become_pass", "--become-password-file"),
+    ):
+        if password := getattr(play_context, attribute, None):
+            words.append(f"{word}={private_file(f'{directory}/{attribute}', str(password).encode())}")
+    return words
+
+
+def command(playbook: str, inventory: Iterable[str], options: Iterable[str], check_mode: bool) -> list[str]:
     """The ansible-playbook of this very installation."""
     words = [sys.executable, "-m", "ansible", "playbook"]
     for source in inventory:
         words += ["-i", source]
-    return [*words, *(["--check"] if check_mode else []), "-e", f"@{variables}", playbook]
+    return [*words, *(["--check"] if check_mode else []), *options, playbook]
 
 
 def environment(timeline: str) -> dict[str, str]:
@@ -152,11 +197,12 @@ class ActionModule(ActionBase):
             raise AnsibleActionFail(f"playbook: there is no file {playbook}")
         began, started_at = time.monotonic(), datetime.now(UTC)
         with tempfile.TemporaryDirectory(prefix="muster-run-") as directory:
-            variables, timeline = f"{directory}/vars.json", f"{directory}/timeline.json"
-            Path(variables).touch(mode=0o600)
-            Path(variables).write_text(json.dumps(arguments["extra_vars"]), encoding="utf-8")
+            timeline = f"{directory}/timeline.json"
+            variables = private_file(f"{directory}/vars.json", json.dumps(arguments["extra_vars"]).encode())
+            options = outer_options(context.CLIARGS)
+            options += secret_options(directory, self._loader, self._play_context)
             inventory = (task_vars or {}).get("ansible_inventory_sources") or []
-            words = command(playbook, inventory, variables, self._task.check_mode)
+            words = command(playbook, inventory, [*options, "-e", f"@{variables}"], self._task.check_mode)
             process = Run(words, timeline)
             code = process.wait(arguments["timeout"])
             lines, found = list(process.last), phases(timeline)

@@ -45,6 +45,11 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
+host:
+  description: The host, by its name in the inventory.
+  returned: success
+  type: str
+  sample: north-1
 offset_ms:
   description: The host's clock minus the controller's, in milliseconds.
   returned: success

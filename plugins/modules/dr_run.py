@@ -11,6 +11,8 @@ version_added: 0.1.0
 description:
   - Runs C(ansible-playbook) on the controller over the same inventory, as a process of its own, and shows its
     progress. What a drill rehearses may fail, and the drill must clean up and write its evidence then too.
+  - What the outer command line said of the connection and of extra variables holds for it as well, and so do
+    the passwords of vaults and connections. They are passed in files that only this user can read.
   - The phases that the playbook went through come back in RV(muster_phases).
 options:
   playbook:
@@ -18,7 +20,9 @@ options:
     type: path
     required: true
   extra_vars:
-    description: Extra variables. They are passed in a file that only this user can read.
+    description:
+      - More extra variables, which win over those of the outer run.
+      - They are passed in a file that only this user can read.
     type: dict
     default: {}
   timeout:

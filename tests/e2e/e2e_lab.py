@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -197,6 +200,28 @@ class Lab:
         )
         return Window(rows, {row[0] for row in held})
 
+    def etcdctl(self, region: str, words: str) -> str:
+        """Ask a region's own etcd, on the host that has no PostgreSQL."""
+        tls = "--cacert /etc/etcd/tls/ca.crt --cert /etc/etcd/tls/member.crt --key /etc/etcd/tls/member.key"
+        return self.sh(
+            f"{region}-3", f"ETCDCTL_API=3 etcdctl --endpoints https://{region}-3:2379 {tls} {words}"
+        )
+
+    def declared_standby(self, region: str) -> bool:
+        """Whether etcd says that the region is a standby: the one fact that changes at each step."""
+        config = self.etcdctl(region, f"get --print-value-only /service/muster-{region}/config")
+        assert config.strip(), f"etcd of {region} holds no configuration of Patroni"
+        return '"standby_cluster"' in config
+
+    def surviving(self, folder: Path) -> list[int]:
+        """Which of the numbers of a drill's ledger the platform holds."""
+        lines = (folder / "ledger.csv").read_text().splitlines()[1:]
+        numbers = [int(line.split(",")[1]) for line in lines]
+        statement = (
+            f"select sequence from muster_canary where sequence between {min(numbers)} and {max(numbers)}"
+        )
+        return [row[0] for row in self.query(ENDPOINTS[1], statement)]
+
     def query_any(self, statement: str) -> list[Any] | None:
         for endpoint in ENDPOINTS:
             try:
@@ -206,14 +231,48 @@ class Lab:
         return None
 
 
-def wait(check: Callable[[], Any], what: str, timeout: float, interval: float = 0.5) -> Any:
+def other(region: str) -> str:
+    return {"north": "south", "south": "north"}[region]
+
+
+def recompute(folder: Path, surviving: list[int]) -> subprocess.CompletedProcess[str]:
+    """A stranger's figures, from the ledger and what the surviving primary holds."""
+    return subprocess.run(
+        [sys.executable, "tests/recompute.py", str(folder), "--surviving", "-"],
+        cwd=CHECKOUT,
+        input="\n".join(str(number) for number in surviving),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def kill_group(process: subprocess.Popen[bytes]) -> None:
+    """Kill a playbook whole; it must still have run: else it was not interrupted."""
+    ended = process.poll()
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait(timeout=30)
+    assert ended is None, f"the playbook had ended with {ended} before it could be killed"
+
+
+def wait(
+    check: Callable[[], Any],
+    what: str,
+    timeout: float,
+    interval: float = 0.5,
+    during: subprocess.Popen[bytes] | None = None,
+) -> Any:
+    """Wait until something holds, and, where a process is named, only as long as that runs."""
     deadline = time.monotonic() + timeout
     while True:
+        running = during is None or during.poll() is None
         try:
             found = check()
         except (psycopg2.Error, AssertionError):
             found = None
         if found:
             return found
+        assert running, f"the playbook ended with {during and during.returncode} before {what}"
         assert time.monotonic() < deadline, f"waited {timeout:g} s for {what}"
         time.sleep(interval)

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 
 import jsonschema
 import pytest
-from e2e_lab import CHECKOUT, Lab
+from e2e_lab import CHECKOUT, Lab, other, recompute
 
 
 @pytest.fixture(scope="module")
@@ -42,29 +40,11 @@ def test_the_figures_are_those_that_a_stranger_recomputes(drilled: Lab) -> None:
     evidence = json.loads((folder / "evidence.json").read_text())
     ledger = (folder / "ledger.csv").read_text().splitlines()
     assert ledger[0] == "store,sequence,sent_at,acknowledged_at,endpoint,answer"
-    numbers = [int(line.split(",")[1]) for line in ledger[1:]]
-    held = drilled.query(
-        "south-3",
-        f"select sequence from muster_canary where sequence between {min(numbers)} and {max(numbers)}",
-    )
-    done = subprocess.run(
-        [sys.executable, "tests/recompute.py", str(folder), "--surviving", "-"],
-        cwd=CHECKOUT,
-        input="\n".join(str(row[0]) for row in held),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    held = drilled.surviving(folder)
+    done = recompute(folder, held)
     assert done.returncode == 0, done.stdout + done.stderr
     # ... and the recomputation would notice: one number less must be one write lost.
-    done = subprocess.run(
-        [sys.executable, "tests/recompute.py", str(folder), "--surviving", "-"],
-        cwd=CHECKOUT,
-        input="\n".join(str(row[0]) for row in held[1:-20]),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = recompute(folder, held[1:-20])
     assert done.returncode == 1
     assert evidence["stores"][0]["name"] in done.stdout + done.stderr
 
@@ -79,7 +59,7 @@ def test_the_report_refers_to_nothing_outside(drilled: Lab) -> None:
 def test_site_right_after_a_switch_changes_nothing(lab: Lab) -> None:
     lab.wait_healthy()
     home = lab.primary_region()
-    away = {"north": "south", "south": "north"}[home]
+    away = other(home)
     lab.ok("dr_switchover", "-e", f"dr_target_region={away}")
     run = lab.ok("site")
     assert not any(run.changed.values()), run.output

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import signal
 import subprocess
 import time
 
 import pytest
-from e2e_lab import Lab, wait
+from e2e_lab import Lab, kill_group, other, wait
 
 PHASES = ("assess", "before the demotion", "demoted", "promoting", "verify")
 
 
-def kill_group(process: subprocess.Popen[bytes], lab: Lab) -> None:
+def kill_everywhere(process: subprocess.Popen[bytes], lab: Lab) -> None:
     """Kill the controller and, harder than any real crash of it, the module on every host."""
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait(timeout=30)
+    kill_group(process)
     for host in ("north-1", "north-2", "south-1", "south-2"):
         # Modules are fed to a bare `python3` over ssh. Patroni starts PostgreSQL by a child of that name too,
         # and when that is killed it waits for it without end.
@@ -30,35 +25,25 @@ def kill_group(process: subprocess.Popen[bytes], lab: Lab) -> None:
         )
 
 
-def declared_standby(lab: Lab, region: str) -> bool:
-    """Whether etcd says that the region is a standby: the one fact that changes at each step."""
-    endpoint = f"--endpoints https://{region}-3:2379"
-    tls = "--cacert /etc/etcd/tls/ca.crt --cert /etc/etcd/tls/member.crt --key /etc/etcd/tls/member.key"
-    text = lab.sh(
-        f"{region}-3",
-        f"ETCDCTL_API=3 etcdctl {endpoint} {tls} get --print-value-only /service/muster-{region}/config",
-    )
-    return '"standby_cluster"' in text
-
-
 @pytest.mark.parametrize("phase", PHASES)
 def test_a_killed_switchover_is_ended_by_the_same_command(healthy: Lab, phase: str) -> None:
     lab = healthy
     home = lab.primary_region()
-    away = {"north": "south", "south": "north"}[home]
+    away = other(home)
     since = lab.now()
+    locks = "get --prefix --keys-only /muster/locks/dr"
     process = lab.start("dr_switchover", "-e", f"dr_target_region={away}")
     if phase == "assess":
         time.sleep(1.5)
     elif phase == "before the demotion":
-        wait(lambda: "muster-dr" in locks(lab, away), "the handover to take its lock", 60, 0.05)
+        wait(lambda: lab.etcdctl(away, locks), "the handover to take its lock", 60, 0.05, process)
     elif phase == "demoted":
-        wait(lambda: declared_standby(lab, home), "the old region to be demoted", 60, 0.05)
+        wait(lambda: lab.declared_standby(home), "the old region to be demoted", 60, 0.05, process)
     elif phase == "promoting":
-        wait(lambda: not declared_standby(lab, away), "the new region to be opened", 60, 0.05)
+        wait(lambda: not lab.declared_standby(away), "the new region to be opened", 60, 0.05, process)
     else:
-        wait(lambda: lab.primary_region() == away, "the new primary to answer", 60, 0.1)
-    kill_group(process, lab)
+        wait(lambda: lab.primary_region() == away, "the new primary to answer", 60, 0.1, process)
+    kill_everywhere(process, lab)
 
     lab.ok("dr_switchover", "-e", f"dr_target_region={away}")
     assert lab.primary_region() == away
@@ -67,19 +52,10 @@ def test_a_killed_switchover_is_ended_by_the_same_command(healthy: Lab, phase: s
     assert window.dual == []
 
 
-def locks(lab: Lab, region: str) -> str:
-    endpoint = f"--endpoints https://{region}-3:2379"
-    tls = "--cacert /etc/etcd/tls/ca.crt --cert /etc/etcd/tls/member.crt --key /etc/etcd/tls/member.key"
-    found = lab.sh(
-        f"{region}-3", f"ETCDCTL_API=3 etcdctl {endpoint} {tls} get --prefix --keys-only /muster/locks/"
-    )
-    return "muster-dr" if "/muster/locks/dr" in found else ""
-
-
 def test_a_switch_that_cannot_catch_up_puts_the_old_primary_back(healthy: Lab) -> None:
     lab = healthy
     home = lab.primary_region()
-    away = {"north": "south", "south": "north"}[home]
+    away = other(home)
     since = lab.now()
     # Replay on the standbys stands still: they will never hold all of the old primary's WAL.
     for host in (f"{away}-1", f"{away}-2"):

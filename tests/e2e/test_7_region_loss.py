@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from e2e_lab import CHECKOUT, Lab, wait
+from e2e_lab import CHECKOUT, Lab, kill_group, other, recompute, wait
 
 PHASES = ("gates", "fenced", "opened")
 
@@ -117,25 +114,7 @@ def test_the_loss_of_a_region_is_counted_and_accounted_for(lab: Lab) -> None:
     assert evidence["lost_commits"]["count"] >= store["rpo_lost_writes"]
     assert (folder / evidence["lost_commits"]["xids_file"]).is_file()
     assert lab.primary_region() == home
-    recompute(lab, folder)
-
-
-def recompute(lab: Lab, folder: Path) -> None:
-    """A stranger's figures, from the ledger and a query of the surviving primary."""
-    lines = (folder / "ledger.csv").read_text().splitlines()[1:]
-    numbers = [int(line.split(",")[1]) for line in lines]
-    held = lab.query(
-        "south-3",
-        f"select sequence from muster_canary where sequence between {min(numbers)} and {max(numbers)}",
-    )
-    done = subprocess.run(
-        [sys.executable, "tests/recompute.py", str(folder), "--surviving", "-"],
-        cwd=CHECKOUT,
-        input="\n".join(str(row[0]) for row in held),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = recompute(folder, lab.surviving(folder))
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -183,7 +162,7 @@ def test_the_chain_of_evidence_holds(lab: Lab) -> None:
 def test_a_killed_failover_is_finished_by_the_same_command(whole: Lab, phase: str) -> None:
     lab = whole
     home = lab.primary_region()
-    away = {"north": "south", "south": "north"}[home]
+    away = other(home)
     since = lab.now()
     if phase == "fenced":
         # Alive, and fenced over ssh: the fence is what is interrupted.
@@ -197,11 +176,11 @@ def test_a_killed_failover_is_finished_by_the_same_command(whole: Lab, phase: st
         if phase == "gates":
             time.sleep(3)
         elif phase == "fenced":
-            wait(lambda: fenced(lab, f"{home}-1"), "the fence", 60, 0.1)
+            wait(lambda: fenced(lab, f"{home}-1"), "the fence", 60, 0.1, process)
         else:
-            wait(lambda: opened(lab, away), "the region to be opened", 60, 0.05)
+            wait(lambda: not lab.declared_standby(away), "the region to be opened", 60, 0.05, process)
     finally:
-        kill(process)
+        kill_group(process)
     lab.ok(*command)
     assert lab.query(f"{away}-3", "show cluster_name")[0][0] == f"muster-{away}"
     if phase == "fenced":
@@ -230,28 +209,13 @@ def guard(lab: Lab, host: str) -> bool:
     return "is primary" in lab.sh(host, "cat /run/muster-postgresql/guard", check=False)
 
 
-def opened(lab: Lab, region: str) -> bool:
-    tls = "--cacert /etc/etcd/tls/ca.crt --cert /etc/etcd/tls/member.crt --key /etc/etcd/tls/member.key"
-    text = lab.sh(
-        f"{region}-3",
-        f"ETCDCTL_API=3 etcdctl --endpoints https://{region}-3:2379 {tls} "
-        f"get --print-value-only /service/muster-{region}/config",
-    )
-    return '"standby_cluster"' not in text
-
-
-def kill(process: subprocess.Popen[bytes]) -> None:
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait(timeout=30)
-
-
 # --- a region whose data is gone ------------------------------------------------------
 
 
 def test_a_region_without_its_data_is_copied_anew(whole: Lab) -> None:
     lab = whole
     home = lab.primary_region()
-    away = {"north": "south", "south": "north"}[home]
+    away = other(home)
     lose(lab, home, away, 1)
     lab.ok("dr_failover", "-e", f"dr_target_region={away}")
     come_back(lab, home)

@@ -54,7 +54,7 @@ def measure(connection: Any, **arguments: Any) -> dict[str, Any]:
         templar=None,
         shared_loader_obj=None,
     )
-    result: dict[str, Any] = action.run(task_vars={})
+    result: dict[str, Any] = action.run(task_vars={"inventory_hostname": "north-1"})
     return result
 
 
@@ -63,7 +63,8 @@ def test_the_true_offset_is_within_the_uncertainty(ahead: float) -> None:
     result = measure(Connection(ahead, there=(0.004,), back=0.001))
     assert abs(result["offset_ms"] - ahead * 1000) <= result["uncertainty_ms"]
     assert result["uncertainty_ms"] >= 2.5
-    assert (result["changed"], result["samples"], result["source"]) == (False, 8, "controller round trip")
+    assert (result["host"], result["changed"]) == ("north-1", False)
+    assert (result["samples"], result["source"]) == (8, "controller round trip")
     assert datetime.strptime(result["measured_at"], "%Y-%m-%dT%H:%M:%S.%fZ")
 
 

@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -187,3 +189,68 @@ def test_a_playbook_that_is_not_there_is_refused() -> None:
 def test_callbacks_that_are_on_stay_on(monkeypatch: pytest.MonkeyPatch, on: str, then: str) -> None:
     monkeypatch.setenv("ANSIBLE_CALLBACKS_ENABLED", on)
     assert dr_run.environment("x")["ANSIBLE_CALLBACKS_ENABLED"] == then
+
+
+OUTER = """
+- name: Outer
+  hosts: localhost
+  connection: local
+  gather_facts: false
+  tasks:
+    - name: Go
+      muster.platform.dr_run:
+        playbook: "{{ place }}/inner.yml"
+        extra_vars: {own: step}
+"""
+INNER = """
+- name: Inner
+  hosts: localhost
+  connection: local
+  gather_facts: false
+  vars_files: [vault.yml]
+  tasks:
+    - name: Note what came
+      ansible.builtin.copy:
+        dest: "{{ place }}/came"
+        content: "{{ [dr_approver, from_file, own, secret, told] | to_json }}"
+        mode: "0600"
+      vars:
+        told: "{{ lookup('ansible.builtin.pipe', 'ps -o args= -p $PPID') is search('word-of-the-vault') }}"
+"""
+
+
+def test_what_the_outer_command_line_said_holds_inside(tmp_path: Path) -> None:
+    """Extra variables, a file of them, the vault's password, and the step's own variables above all."""
+    programs = Path(sys.executable).parent
+    (tmp_path / "word").write_text("word-of-the-vault\n")
+    (tmp_path / "vault.yml").write_text("secret: opened\n")
+    sealed = [
+        programs / "ansible-vault",
+        "encrypt",
+        "--vault-id",
+        f"prod@{tmp_path}/word",
+        tmp_path / "vault.yml",
+    ]
+    subprocess.run(sealed, check=True, capture_output=True)
+    (tmp_path / "outer.yml").write_text(OUTER)
+    (tmp_path / "inner.yml").write_text(INNER)
+    (tmp_path / "more.yml").write_text("from_file: read\nown: outer\n")
+    words = [programs / "ansible-playbook", "-e", f"place={tmp_path}", "-e", "@more.yml"]
+    words += ["-e", '{"dr_approver": "Ann Lee, INC-42"}', "--vault-id", f"prod@{tmp_path}/word"]
+    done = subprocess.run([*words, "outer.yml"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert json.loads((tmp_path / "came").read_text()) == ["Ann Lee, INC-42", "read", "step", "opened", False]
+
+
+def test_passwords_that_were_typed_in_are_passed_in_private_files(tmp_path: Path) -> None:
+    class Context:
+        password, become_pass = "knock", "sudo-word"
+
+    words = dr_run.secret_options(str(tmp_path), None, Context())
+    assert words == [
+        f"--connection-password-file={tmp_path}/password",
+        f"--become-password-file={tmp_path}/become_pass",
+    ]
+    assert (tmp_path / "password").read_text() == "knock"
+    assert (tmp_path / "become_pass").read_text() == "sudo-word"
+    assert {file.stat().st_mode & 0o777 for file in tmp_path.iterdir()} == {0o600}
