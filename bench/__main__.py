@@ -17,7 +17,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from bench import backup, cold, files, noop, switch
+from bench import backup, cold, files, loss, noop, switch
 from bench.lab import ROOT, BenchError, Lab, note
 from bench.result import Row, table
 
@@ -26,6 +26,7 @@ BENCHES: dict[str, tuple[Callable[[Lab, int], list[Row]], str]] = {
     "config": (files.measure, "20 files in one call"),
     "switch": (switch.measure, "the write outage of a planned switch, and how long all of it takes"),
     "backup": (backup.measure, "a full backup of 1 GB"),
+    "loss": (loss.measure, "the loss of a region with 1 GB, and its return"),
     "cold": (cold.measure, "the last cold `make lab`, where one was recorded"),
 }
 

@@ -6,40 +6,15 @@ from __future__ import annotations
 
 import json
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
-from bench.lab import BenchError, Lab, note
+from bench.data import drop, fill
+from bench.lab import Lab, note
 from bench.result import Row
 
 STANZA = "muster"
-DATABASE = "muster_bench"
-# pgbench makes 15 MB for each.
-SCALE = 68
 LIMIT = 0.9
-ARCHIVED_SECONDS = 900
-
-
-def psql(lab: Lab, primary: str, statements: str, database: str = "postgres") -> str:
-    return lab.run(primary, f"runuser -u postgres -- psql -qAt -v ON_ERROR_STOP=1 -d {database}", statements)
-
-
-def load(lab: Lab, primary: str) -> None:
-    """1 GB in a database of its own, its WAL archived and replayed everywhere before anything is measured."""
-    psql(lab, primary, f"drop database if exists {DATABASE};")
-    psql(lab, primary, f"create database {DATABASE};")
-    pgbench = lab.run(primary, "ls /usr/lib/postgresql/*/bin/pgbench").split()[-1]
-    lab.run(primary, f"runuser -u postgres -- {pgbench} -q -i -I dtGvp -s {SCALE} {DATABASE} 2>&1")
-    psql(lab, primary, "checkpoint; select pg_switch_wal();")
-    deadline = time.monotonic() + ARCHIVED_SECONDS
-    while int(
-        psql(lab, primary, "select count(*) from pg_ls_archive_statusdir() where name like '%.ready';")
-    ):
-        if time.monotonic() > deadline:
-            raise BenchError(f"the WAL of the new data is not archived after {ARCHIVED_SECONDS} s")
-        time.sleep(2)
-    lab.patroni("settle")
 
 
 def ours(lab: Lab, repository: str) -> dict[str, Any]:
@@ -59,7 +34,7 @@ def measure(lab: Lab, rounds: int) -> list[Row]:
     primary, repository = settled["primary"], lab.members("backup_repository", settled["primary_region"])[0]
     found: dict[str, list[dict[str, Any]]] = {"ours": [], "bare": []}
     try:
-        load(lab, primary)
+        fill(lab, primary)
         for number in range(rounds):
             for way in ("ours", "bare") if number % 2 else ("bare", "ours"):
                 taken = {"ours": ours, "bare": bare}[way](lab, repository)
@@ -72,7 +47,7 @@ def measure(lab: Lab, rounds: int) -> list[Row]:
                     {"action": "expire", "stanza": STANZA, "label": taken["label"]},
                 )
     finally:
-        psql(lab, primary, f"drop database if exists {DATABASE};")
+        drop(lab, primary)
     # Whatever else the machine does can only add time: the quickest round tells most.
     speed = {
         way: max(each["bytes"] / 1e6 / each["seconds"] for each in taken) for way, taken in found.items()

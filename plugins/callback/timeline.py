@@ -15,7 +15,7 @@ description:
     seconds while a task runs long, with the hosts that it waits for.
   - With O(timeline_file) the phases are written as JSON, at the start and the end of every
     play, so that a run that is killed leaves what it knew.
-  - A playbook may name the file itself, by setting the fact C(muster_timeline_file).
+  - A playbook may name a file of its own, by setting the fact C(muster_timeline_file). Both are written then.
   - A task result that contains C(muster_phases), a list of C(name), C(started_at) and C(seconds),
     adds phases of its own.
   - A successful task result that contains a non-zero integer C(muster_exit_code) makes
@@ -141,7 +141,7 @@ class CallbackModule(CallbackBase):
 
     def __init__(self) -> None:
         super().__init__()
-        self.file: str | None = None
+        self.files: list[str] = []
         self.quiet = False
         self.exit_code = 0
         self.playbook = ""
@@ -162,10 +162,9 @@ class CallbackModule(CallbackBase):
         direct: dict[str, Any] | None = None,
     ) -> None:
         super().set_options(task_keys=task_keys, var_options=var_options, direct=direct)
-        self.file = self.get_option("timeline_file") or None
-        self.quiet = bool(self.get_option("quiet"))
-        if self.file == "0":
-            self.file, self.quiet = None, True
+        file = self.get_option("timeline_file") or None
+        self.quiet = bool(self.get_option("quiet")) or file == "0"
+        self.files = [file] if file not in (None, "0") else []
 
     # --- plays -----------------------------------------------------------------
 
@@ -222,9 +221,9 @@ class CallbackModule(CallbackBase):
         content = result.result
         self.phases.extend(own_phases(content))
         named = (content.get("ansible_facts") or {}).get("muster_timeline_file")
-        if isinstance(named, str) and self.file is None:
+        if isinstance(named, str) and named not in self.files:
             # A playbook that needs its own phases later, such as a drill, says where.
-            self.file = str(named)
+            self.files.append(str(named))
         code = content.get("muster_exit_code")
         if isinstance(code, int) and not isinstance(code, bool):
             self.exit_code = max(self.exit_code, code)
@@ -268,7 +267,7 @@ class CallbackModule(CallbackBase):
 
     def _write(self, stats: dict[str, Any] | None) -> None:
         """Write what is known now; a file that cannot be written warns once and stops no run."""
-        if self.file is None or context.CLIARGS.get("syntax"):
+        if not self.files or context.CLIARGS.get("syntax"):
             return
         document = {
             "playbook": self.playbook,
@@ -277,11 +276,12 @@ class CallbackModule(CallbackBase):
             "phases": sorted(self.phases, key=lambda phase: str(phase["started_at"])),
             "stats": stats,
         }
-        try:
-            write_atomically(self.file, json.dumps(document, indent=2) + "\n")
-        except OSError as error:
-            self._display.warning(f"the timeline cannot be written to {self.file}: {error.strerror}")
-            self.file = None
+        for file in list(self.files):
+            try:
+                write_atomically(file, json.dumps(document, indent=2) + "\n")
+            except OSError as error:
+                self._display.warning(f"the timeline cannot be written to {file}: {error.strerror}")
+                self.files.remove(file)
 
 
 def write_atomically(path: str, text: str) -> None:

@@ -100,6 +100,39 @@ def test_a_failure_wins_over_the_code_and_zero_prints_nothing(tmp_path: Path) ->
     assert sorted(path.name for path in tmp_path.iterdir() if not path.name.startswith(".")) == ["run.yml"]
 
 
+NAMES_A_FILE = """
+- name: Open
+  hosts: localhost
+  gather_facts: false
+  tasks:
+    - ansible.builtin.set_fact: {muster_timeline_file: "{{ place }}/own.json"}
+- name: Go on
+  hosts: localhost
+  gather_facts: false
+  tasks:
+    - ansible.builtin.meta: noop
+"""
+
+
+def test_a_file_that_the_playbook_names_is_written_beside_the_other(tmp_path: Path) -> None:
+    """A drill reads its own phases: they are there although somebody else asked for them too."""
+    (tmp_path / "names.yml").write_text(NAMES_A_FILE)
+    asked = tmp_path / "asked.json"
+    words = [sys.executable, "-m", "ansible", "playbook", "--inventory=localhost,", "--connection=local"]
+    done = subprocess.run(
+        [*words, f"--extra-vars=place={tmp_path}", str(tmp_path / "names.yml")],
+        env=environment(HOME=str(tmp_path), MUSTER_TIMELINE=str(asked)),
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    for file in (asked, tmp_path / "own.json"):
+        assert [phase["name"] for phase in json.loads(file.read_text())["phases"]] == ["Open", "Go on"]
+
+
 def test_a_killed_run_leaves_what_it_knew(tmp_path: Path) -> None:
     file = tmp_path / "timeline.json"
     settings = environment(HOME=str(tmp_path), MUSTER_TIMELINE=str(file), MUSTER_TIMELINE_QUIET="1")
@@ -147,7 +180,7 @@ def test_a_file_that_cannot_be_written_warns_once(tmp_path: Path, monkeypatch: p
     warnings: list[str] = []
     callback = timeline.CallbackModule()
     monkeypatch.setattr(callback._display, "warning", warnings.append)
-    callback.file = str(tmp_path / "file" / "timeline.json")
+    callback.files = [str(tmp_path / "file" / "timeline.json")]
     callback._write(None)
     callback._write(None)
     assert warnings == [f"the timeline cannot be written to {tmp_path}/file/timeline.json: File exists"]
