@@ -142,11 +142,9 @@ silence_seconds:
   type: float
 answered_by:
   description:
-    - The host that answered, with C(host), C(in_recovery), C(timeline), C(received_lsn), C(replayed_lsn),
-      C(receiver_running), C(receiver_status) and C(receiver_last_message_at).
-    - On a standby C(timeline) is that of the WAL receiver, or else the newest one that the control file
-      knows, which may be older. C(receiver_status) and C(receiver_last_message_at), by the clock of that
-      host, are null unless the canary's user may read them (C(pg_read_all_stats)).
+    - The host that answered, with C(host), C(in_recovery), C(timeline), C(received_lsn) and C(replayed_lsn).
+    - On a standby C(timeline) is the newest one that the control file knows, which may be older than what it
+      replays. It is null where the canary's user may not read that.
     - Null when no host answered.
   returned: success
   type: dict
@@ -190,11 +188,6 @@ IN_RECOVERY = "select pg_is_in_recovery()"
 PRIMARY = "select ('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))::bit(32)::int"
 POSITIONS = "select pg_last_wal_receive_lsn()::text, pg_last_wal_replay_lsn()::text"
 REPLAYED = "select coalesce(pg_last_wal_replay_lsn() >= %s::pg_lsn, false)"
-RECEIVER = (
-    "select status, received_tli, "
-    """to_char(last_msg_receipt_time at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') """
-    "from pg_stat_wal_receiver"
-)
 CONTROL = (
     "select greatest((select timeline_id from pg_control_checkpoint()), "
     "(select min_recovery_end_timeline from pg_control_recovery()))"
@@ -247,33 +240,18 @@ def standby_facts(cursor: Any, timeout: float) -> dict[str, Any]:
     """Where a standby is, after it has replayed what it had received when it was asked."""
     wait_replayed(cursor, timeout)
     received, replayed = first_row(cursor, POSITIONS) or (None, None)
-    receiver = first_row(cursor, RECEIVER)
-    status, timeline, message_at = receiver or (None, None, None)
-    if timeline is None:
-        try:
-            timeline = (first_row(cursor, CONTROL) or (None,))[0]
-        except _survivors.psycopg2.Error as error:
-            if error.pgcode != "42501":  # insufficient privilege
-                raise
-    return {
-        "timeline": timeline,
-        "received_lsn": received,
-        "replayed_lsn": replayed,
-        "receiver_running": receiver is not None,
-        "receiver_status": status,
-        "receiver_last_message_at": message_at,
-    }
+    timeline = None
+    try:
+        timeline = (first_row(cursor, CONTROL) or (None,))[0]
+    except _survivors.psycopg2.Error as error:
+        if error.pgcode != "42501":  # insufficient privilege
+            raise
+    return {"timeline": timeline, "received_lsn": received, "replayed_lsn": replayed}
 
 
 def primary_facts(cursor: Any) -> dict[str, Any]:
-    nothing = (
-        "received_lsn",
-        "replayed_lsn",
-        "receiver_running",
-        "receiver_status",
-        "receiver_last_message_at",
-    )
-    return {"timeline": (first_row(cursor, PRIMARY) or (None,))[0], **dict.fromkeys(nothing)}
+    timeline = (first_row(cursor, PRIMARY) or (None,))[0]
+    return {"timeline": timeline, "received_lsn": None, "replayed_lsn": None}
 
 
 def ask(
