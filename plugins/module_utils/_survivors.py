@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -19,6 +19,30 @@ from ansible_collections.muster.platform.plugins.module_utils._errors import Mus
 WHO = "select pg_is_in_recovery(), host(inet_server_addr())"
 WHERE = "select left(pg_walfile_name(pg_current_wal_lsn()), 8), pg_current_wal_lsn()::text"
 HELD = "select sequence from muster_canary where sequence between %s and %s order by sequence"
+
+
+def connect(store: Mapping[str, Any], server: Mapping[str, Any], name: str, **options: Any) -> Any:
+    """A connection to one server as the canary's user, over TLS with a verified name."""
+    connection = psycopg2.connect(
+        host=server["host"],
+        port=server["port"],
+        dbname=store["database"],
+        user=store["user"],
+        password=store["password"],
+        sslmode="verify-full",
+        sslrootcert=store["ca"],
+        gssencmode="disable",
+        application_name=name,
+        **options,
+    )
+    connection.autocommit = True
+    return connection
+
+
+def first_line(error: Exception, store: Mapping[str, Any]) -> str:
+    """What PostgreSQL or libpq said, without the password."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0].replace(str(store["password"]), "***")
 
 
 def to_ranges(numbers: Iterable[int]) -> str:
@@ -65,25 +89,11 @@ def read_postgresql(
     """One endpoint's answer; a MusterError when it leads to no server that takes writes."""
     connection = None
     try:
-        connection = psycopg2.connect(
-            host=endpoint["host"],
-            port=endpoint["port"],
-            dbname=store["database"],
-            user=store["user"],
-            password=store["password"],
-            sslmode="verify-full",
-            sslrootcert=store["ca"],
-            gssencmode="disable",
-            application_name="muster-drill",
-            connect_timeout=3,
-            tcp_user_timeout=5000,
-        )
-        connection.autocommit = True
+        connection = connect(store, endpoint, "muster-drill", connect_timeout=3, tcp_user_timeout=5000)
         with connection.cursor() as cursor:
             return ask_postgresql(cursor, endpoint["name"], config, span)
     except psycopg2.Error as error:
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise MusterError(lines[0].replace(store["password"], "***")) from error
+        raise MusterError(first_line(error, store)) from error
     finally:
         if connection is not None:
             connection.close()

@@ -196,24 +196,16 @@ CONTROL = (
 
 def connect(store: Mapping[str, Any], target: Mapping[str, Any], timeout: float) -> Any:
     address = {"hostaddr": target["address"]} if target.get("address") else {}
-    connection = _survivors.psycopg2.connect(
-        host=target["host"],
+    return _survivors.connect(
+        store,
+        target,
+        "muster-dr",
         **address,
-        port=target["port"],
-        dbname=store["database"],
-        user=store["user"],
-        password=store["password"],
-        sslmode="verify-full",
-        sslrootcert=store["ca"],
-        gssencmode="disable",
-        application_name="muster-dr",
         # libpq's own limit has no unit below two seconds.
         connect_timeout=max(2, math.ceil(timeout)),
         tcp_user_timeout=int(timeout * 1000),
         options=f"-c default_transaction_read_only=on -c statement_timeout={int(timeout * 1000)}",
     )
-    connection.autocommit = True
-    return connection
 
 
 def first_row(cursor: Any, sql: str, values: tuple[Any, ...] | None = None) -> tuple[Any, ...] | None:
@@ -268,8 +260,7 @@ def ask(
             held = {row[0] for row in cursor}
         return {"host": target["host"], "in_recovery": standby, **facts}, held
     except _survivors.psycopg2.Error as error:
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise MusterError(f"{target['host']}: {lines[0].replace(store['password'], '***')}") from error
+        raise MusterError(f"{target['host']}: {_survivors.first_line(error, store)}") from error
     finally:
         if connection is not None:
             connection.close()
