@@ -26,9 +26,7 @@ from ansible_collections.muster.platform.plugins.module_utils._pgbackrest import
 from ansible_collections.muster.platform.plugins.module_utils._restore import (
     CONFIG,
     LOG,
-    Ended,
     Server,
-    Target,
 )
 
 COMMIT = re.compile(
@@ -211,9 +209,6 @@ class Alone(Server):
         for name in ("muster_restore_hba.conf", CONFIG, LOG, f"{LOG}.1"):
             if os.path.exists(f"{self.directory}/{name}"):
                 os.unlink(f"{self.directory}/{name}")
-
-    def _died(self, target: Target) -> Ended:  # pragma: no cover  not used: there is no target
-        return Ended(self.last_words())
 
     def psql(self, database: str, query: str) -> str:
         """What one query answers; it may be longer than a command line."""
