@@ -26,6 +26,7 @@ from ansible_collections.muster.platform.plugins.module_utils._handover import (
     Truth,
 )
 from ansible_collections.muster.platform.plugins.module_utils._patroni import Member, Survey, format_lsn
+from ansible_collections.muster.platform.plugins.module_utils._phases import Phases
 from ansible_collections.muster.platform.plugins.module_utils._wait import wait_until
 
 POLL = 0.03
@@ -69,7 +70,7 @@ class Promotion:
     timeout: float = 30.0
     still_held: Callable[[], None] = lambda: None
     replace_patroni: Callable[[], None] = lambda: None
-    phases: list[dict[str, Any]] = field(default_factory=list)
+    phases: Phases = field(default_factory=Phases)
     replaced: bool = False
 
     # --- gates of its own ---
@@ -105,19 +106,6 @@ class Promotion:
 
     # --- the whole ---
 
-    def _phase(self, name: str, step: Callable[[], Any]) -> Any:
-        started, clock = datetime.now(UTC), time.monotonic()
-        try:
-            return step()
-        finally:
-            self.phases.append(
-                {
-                    "name": name,
-                    "started_at": started.strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
-                    "seconds": round(time.monotonic() - clock, 3),
-                }
-            )
-
     def run(self, check: bool = False) -> dict[str, Any]:
         """Promote, or finish what an earlier run began."""
         truth = self.dcs.read(self.target)
@@ -131,7 +119,8 @@ class Promotion:
         before = self.sql.recovery(leader.host)
         if check:
             return {"changed": True, "situation": "start", "leader": leader.host}
-        self._phase("promote: open", lambda: self.open(leader.host))
+        with self.phases("promote: open"):
+            self.open(leader.host)
         result = self._finish("start", False)
         return result | {"fork_position": format_lsn(before.position), "timeline_before": before.timeline}
 
@@ -160,7 +149,8 @@ class Promotion:
     def _finish(self, situation: str, check: bool) -> dict[str, Any]:
         if check:
             return {"changed": False, "situation": situation}
-        opened: Recovery = self._phase("promote: take writes", self.opened)
+        with self.phases("promote: take writes"):
+            opened = self.opened()
         return {
             "changed": situation == "start" or self.replaced,
             "situation": situation,

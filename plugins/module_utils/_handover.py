@@ -18,10 +18,8 @@ is about leads its region. Patroni watches its configuration and acts at once.
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Any, NoReturn, Protocol
 
 from ansible_collections.muster.platform.plugins.module_utils._errors import MusterError
@@ -41,6 +39,7 @@ from ansible_collections.muster.platform.plugins.module_utils._patroni import (
     format_lsn,
     is_standby,
 )
+from ansible_collections.muster.platform.plugins.module_utils._phases import Phases
 from ansible_collections.muster.platform.plugins.module_utils._wait import wait_until
 
 POLL = 0.03
@@ -129,7 +128,7 @@ class Handover:
     target: str
     standby_cluster: Mapping[str, Any]  # what makes the source a standby of the target
     limits: Limits = field(default_factory=Limits)
-    phases: list[dict[str, Any]] = field(default_factory=list)
+    phases: Phases = field(default_factory=Phases)
     still_held: Callable[[], None] = lambda: None  # raises MusterError when the lock may be lost
 
     # --- reading -------------------------------------------------------------
@@ -331,19 +330,6 @@ class Handover:
 
     # --- the whole -----------------------------------------------------------
 
-    def _phase(self, name: str, step: Callable[[], Any]) -> Any:
-        started, clock = datetime.now(UTC), time.monotonic()
-        try:
-            return step()
-        finally:
-            self.phases.append(
-                {
-                    "name": name,
-                    "started_at": started.strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
-                    "seconds": round(time.monotonic() - clock, 3),
-                }
-            )
-
     def run(self, check: bool = False) -> dict[str, Any]:
         """Do what is left to do; LockLost when the lock was lost: nothing was changed after that."""
         source, target = self.look()
@@ -368,27 +354,29 @@ class Handover:
 
     def _begin(self, primary: str, leader: str) -> dict[str, Any]:
         # What the old primary must flush and recover from shrinks to almost nothing.
-        self._phase("handover: checkpoint", lambda: self.sql.checkpoint(primary))
+        with self.phases("handover: checkpoint"):
+            self.sql.checkpoint(primary)
         for region in (self.source, self.target):
             self.dcs.forget(region)  # one region takes writes: an older note would only mislead
         return self._finish("start", [primary], leader)
 
     def _finish(self, situation: str, old: list[str], leader: str) -> dict[str, Any]:
-        def demote() -> None:
-            if situation == "start":
-                self.demote(old[0])
-            for host in old:
-                self.demoted(host)
-
         try:
-            self._phase("handover: demote", demote)
-            proof = self._phase("handover: catch up", lambda: self.catch_up(old, leader))
+            with self.phases("handover: demote"):
+                if situation == "start":
+                    self.demote(old[0])
+                for host in old:
+                    self.demoted(host)
+            with self.phases("handover: catch up"):
+                proof = self.catch_up(old, leader)
             self.open(leader)
         except MusterError as error:
             self.roll_back(error)
-        opened = self._phase("handover: promote", lambda: self.opened(leader))
+        with self.phases("handover: promote"):
+            opened = self.opened(leader)
         self._overtake()
-        self._phase("handover: re-protect", lambda: self.reprotected(opened.timeline))
+        with self.phases("handover: re-protect"):
+            self.reprotected(opened.timeline)
         return {
             "changed": True,
             "situation": situation,

@@ -17,7 +17,6 @@ import subprocess
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +31,7 @@ from ansible_collections.muster.platform.plugins.module_utils._patroni import (
     is_standby,
 )
 from ansible_collections.muster.platform.plugins.module_utils._pgbackrest import PROGRAMS, free_mb, identity
+from ansible_collections.muster.platform.plugins.module_utils._phases import Phases
 from ansible_collections.muster.platform.plugins.module_utils._restore import CONFIG, parse_history
 from ansible_collections.muster.platform.plugins.module_utils._restore_steps import directory_mb, empty
 
@@ -470,14 +470,10 @@ STEPS: dict[str, Callable[[Params, bool], dict[str, Any]]] = {
 
 
 def run(params: Params, check_mode: bool) -> dict[str, Any]:
-    started, clock = datetime.now(UTC), time.monotonic()
+    phases, step = Phases(), params["step"]
     try:
-        result = STEPS[params["step"]](params, check_mode)
+        with phases(f"re-protect: {step} {params['host']}"):
+            result = STEPS[step](params, check_mode)
     except OSError as error:
-        raise MusterError(f"the step {params['step']} on {params['host']}: {error}") from error
-    phase = {
-        "name": f"re-protect: {params['step']} {params['host']}",
-        "started_at": started.strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
-        "seconds": round(time.monotonic() - clock, 3),
-    }
-    return {**result, "muster_phases": [phase] if params["step"] in ("save", "rewind") else []}
+        raise MusterError(f"the step {step} on {params['host']}: {error}") from error
+    return {**result, "muster_phases": phases.done if step in ("save", "rewind") else []}

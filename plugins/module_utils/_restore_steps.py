@@ -18,7 +18,6 @@ import pwd
 import re
 import shutil
 import subprocess
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -27,6 +26,7 @@ from typing import Any
 from ansible_collections.muster.platform.plugins.module_utils._errors import MusterError
 from ansible_collections.muster.platform.plugins.module_utils._etcd import EtcdClient
 from ansible_collections.muster.platform.plugins.module_utils._pgbackrest import PgBackRest, free_mb
+from ansible_collections.muster.platform.plugins.module_utils._phases import Phases
 from ansible_collections.muster.platform.plugins.module_utils._restore import (
     LONGEST_DIRECTORY,
     Archive,
@@ -50,27 +50,6 @@ STOPPED_STATES = ("shut down", "shut down in recovery")
 
 
 # --- small things ------------------------------------------------------------
-
-
-class Phases:
-    """What took how long."""
-
-    def __init__(self) -> None:
-        self.done: list[dict[str, Any]] = []
-
-    @contextmanager
-    def __call__(self, name: str) -> Iterator[None]:
-        started, clock = datetime.now(UTC), time.monotonic()
-        try:
-            yield
-        finally:
-            self.done.append(
-                {
-                    "name": name,
-                    "started_at": started.strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
-                    "seconds": round(time.monotonic() - clock, 3),
-                }
-            )
 
 
 class Journal:

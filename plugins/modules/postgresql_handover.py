@@ -233,7 +233,7 @@ def move(handover: Handover, dcs: EtcdDcs, holder: str) -> dict[str, Any]:
 def run(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
     handover, dcs = prepare(params)
     result = handover.run(check=True) if check_mode else move(handover, dcs, params["holder"])
-    return {**result, "muster_phases": handover.phases}
+    return {**result, "muster_phases": handover.phases.done}
 
 
 def main() -> None:

@@ -194,7 +194,7 @@ def prepare(params: dict[str, Any]) -> tuple[Promotion, EtcdDcs]:
 def run(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
     promotion, dcs = prepare(params)
     if check_mode:
-        return {**promotion.run(check=True), "muster_phases": promotion.phases}
+        return {**promotion.run(check=True), "muster_phases": promotion.phases.done}
     client = dcs.clients[promotion.target]
     with client.lock(LOCK, f"{params['holder']} (pid {os.getpid()})", ttl=10, wait=20) as lock:
         dcs.locks = {promotion.target: lock}
@@ -205,7 +205,7 @@ def run(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
             raise MusterError(
                 f"{error}; nothing was changed after that: run the same command again"
             ) from error
-    return {**result, "muster_phases": promotion.phases}
+    return {**result, "muster_phases": promotion.phases.done}
 
 
 def main() -> None:

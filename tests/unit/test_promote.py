@@ -170,7 +170,7 @@ def test_the_copy_is_promoted(world: World) -> None:
     assert (result["changed"], result["situation"]) == (True, "start")
     assert (result["timeline_before"], result["timeline_after"]) == (1, 2)
     assert (result["fork_position"], result["patroni_replaced"]) == (position, False)
-    assert [phase["name"] for phase in run.phases] == ["promote: open", "promote: take writes"]
+    assert [phase["name"] for phase in run.phases.done] == ["promote: open", "promote: take writes"]
     assert_south(world)
 
 
