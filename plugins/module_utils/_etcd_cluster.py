@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import os
 import shlex
-import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -20,6 +19,7 @@ from ansible_collections.muster.platform.plugins.module_utils._etcd import (
     Status,
     each,
 )
+from ansible_collections.muster.platform.plugins.module_utils._systemd import systemctl
 
 SERVICE = "etcd.service"
 PREFIX = "ETCD_"
@@ -227,19 +227,6 @@ def _read(path: Path) -> str:
         return ""
     except OSError as error:
         raise MusterError(f"cannot read {path}: {error.strerror}") from error
-
-
-def systemctl(*arguments: str) -> str:
-    """Run systemctl; MusterError with its own words when it fails."""
-    try:
-        result = subprocess.run(  # pylint: disable=ansible-bad-function
-            ["systemctl", *arguments], capture_output=True, text=True, timeout=120, check=False
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise MusterError(f"systemctl {' '.join(arguments)}: {error}") from error
-    if result.returncode:
-        raise MusterError(f"systemctl {' '.join(arguments)}: {(result.stderr or result.stdout).strip()}")
-    return result.stdout
 
 
 def service_state() -> dict[str, str]:

@@ -8,7 +8,6 @@ import contextlib
 import json
 import os
 import signal
-import subprocess
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -16,23 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from ansible_collections.muster.platform.plugins.module_utils._errors import MusterError
+from ansible_collections.muster.platform.plugins.module_utils._systemd import systemctl
 from ansible_collections.muster.platform.plugins.module_utils._wait import wait_until
 
 LISTEN = "0A"  # the state of a listening socket in /proc/net/tcp
 GRACE = 5.0  # seconds that PostgreSQL has to stop by itself before it is killed
-
-
-def systemctl(*words: str, check: bool = True) -> str:
-    try:
-        result = subprocess.run(  # pylint: disable=ansible-bad-function
-            ["systemctl", *words], capture_output=True, text=True, timeout=60, check=False
-        )
-    except (OSError, subprocess.SubprocessError) as error:
-        raise MusterError(f"systemctl {' '.join(words)} failed: {error}") from error
-    if check and result.returncode != 0:
-        reason = result.stderr.strip() or result.stdout.strip()
-        raise MusterError(f"systemctl {' '.join(words)} failed: {reason}")
-    return result.stdout.strip()
 
 
 def listening(ports: Collection[int], proc: Path = Path("/proc")) -> list[int]:

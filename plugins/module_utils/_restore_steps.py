@@ -17,7 +17,6 @@ import os
 import pwd
 import re
 import shutil
-import subprocess
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -37,6 +36,7 @@ from ansible_collections.muster.platform.plugins.module_utils._restore import (
     plan,
     restore_files,
 )
+from ansible_collections.muster.platform.plugins.module_utils._systemd import systemctl
 from ansible_collections.muster.platform.plugins.module_utils._wait import wait_until
 
 Params = Mapping[str, Any]
@@ -110,15 +110,6 @@ def alone(timeout: float) -> Iterator[None]:
 
         wait_until(taken, "a step of an earlier run on this host to end", timeout, 0.5)
         yield
-
-
-def systemctl(*words: str) -> None:
-    result = subprocess.run(  # pylint: disable=ansible-bad-function
-        ["systemctl", *words], capture_output=True, text=True, timeout=180, check=False
-    )
-    if result.returncode != 0:
-        reason = result.stderr.strip() or result.stdout.strip()
-        raise MusterError(f"systemctl {' '.join(words)} failed: {reason}")
 
 
 def directory_mb(path: str) -> int:
@@ -342,7 +333,7 @@ def block_patroni(params: Params) -> None:
         stream.write("# A restore is under way, or was interrupted: run it again.\n")
         stream.write(f"[Unit]\nConditionPathExists=!{path}\n")
     systemctl("daemon-reload")
-    systemctl("stop", params["unit"])
+    systemctl("stop", params["unit"], timeout=180)
 
 
 def set_aside(params: Params, check_mode: bool) -> dict[str, Any]:

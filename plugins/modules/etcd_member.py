@@ -144,8 +144,8 @@ from ansible_collections.muster.platform.plugins.module_utils._etcd_cluster impo
     plan,
     service_state,
     survey,
-    systemctl,
 )
+from ansible_collections.muster.platform.plugins.module_utils._systemd import systemctl
 from ansible_collections.muster.platform.plugins.module_utils._wait import wait_until
 
 
@@ -197,7 +197,7 @@ class Worker:
         self.do(f"{verb} etcd", lambda: systemctl("--no-block", verb, SERVICE))
 
     def stop(self) -> None:
-        self.do("stop etcd", lambda: systemctl("stop", SERVICE))
+        self.do("stop etcd", lambda: systemctl("stop", SERVICE, timeout=120))
 
     def write_initial(self, state: str, members: dict[str, str]) -> None:
         """Settings of the first start; the unit does not start without them or data."""

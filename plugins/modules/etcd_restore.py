@@ -139,7 +139,6 @@ from ansible_collections.muster.platform.plugins.module_utils._etcd_cluster impo
     declared_members,
     initial_file,
     service_state,
-    systemctl,
 )
 from ansible_collections.muster.platform.plugins.module_utils._etcd_restore import (
     Isolated,
@@ -148,6 +147,7 @@ from ansible_collections.muster.platform.plugins.module_utils._etcd_restore impo
     restore,
     snapshot_tool,
 )
+from ansible_collections.muster.platform.plugins.module_utils._systemd import systemctl
 
 RESTORE_PROOF = "last_restore_proof.json"
 

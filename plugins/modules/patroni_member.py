@@ -67,7 +67,6 @@ timeline:
   type: int
 """
 
-import subprocess
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
@@ -79,28 +78,17 @@ from ansible_collections.muster.platform.plugins.module_utils._patroni import (
     Tls,
     member_from,
 )
+from ansible_collections.muster.platform.plugins.module_utils._systemd import systemctl
 from ansible_collections.muster.platform.plugins.module_utils._wait import wait_until
 
 # Why the role's guard, if there is one, kept the unit from starting.
 GUARD = "/run/muster-postgresql/guard"
 
 
-def systemctl(*words: str) -> str:
-    """Run systemctl; its output, or a MusterError with what it said."""
-    result = subprocess.run(  # pylint: disable=ansible-bad-function
-        ["systemctl", *words], capture_output=True, text=True, timeout=120, check=False
-    )
-    if result.returncode != 0 and words[0] != "is-active":
-        raise MusterError(
-            f"systemctl {' '.join(words)} failed: {result.stderr.strip() or result.stdout.strip()}"
-        )
-    return result.stdout.strip()
-
-
 def start(params: dict[str, Any]) -> None:
     """Start the unit; where the guard forbids it, the guard's reason is the error."""
     try:
-        systemctl("start", params["unit"])
+        systemctl("start", params["unit"], timeout=120)
     except MusterError as error:
         try:
             with open(GUARD, encoding="utf-8") as stream:
@@ -124,7 +112,7 @@ def serving(patroni: Patroni, host: str) -> Member | None:
 
 def run(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
     """Start, wait, report."""
-    active = systemctl("is-active", params["unit"]) == "active"
+    active = systemctl("is-active", params["unit"], check=False) == "active"
     if check_mode:
         return {"changed": not active}
     if not active:

@@ -139,9 +139,9 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.muster.platform.plugins.module_utils._errors import MusterError
 from ansible_collections.muster.platform.plugins.module_utils._etcd import EtcdClient
 from ansible_collections.muster.platform.plugins.module_utils._failover import Promotion
-from ansible_collections.muster.platform.plugins.module_utils._fence import systemctl
 from ansible_collections.muster.platform.plugins.module_utils._handover import EtcdDcs, LockLost, Psycopg
 from ansible_collections.muster.platform.plugins.module_utils._patroni import TLS_OPTIONS, Survey, Tls
+from ansible_collections.muster.platform.plugins.module_utils._systemd import systemctl
 
 LOCK = "dr"
 

@@ -300,7 +300,7 @@ class Host:
     def make_data(self) -> None:
         (self.data / "member" / "wal").mkdir(parents=True, exist_ok=True)
 
-    def systemctl(self, *arguments: str) -> str:
+    def systemctl(self, *arguments: str, timeout: float = 60) -> str:
         if arguments[0] == "show":
             active = "active" if self.pid else "inactive"
             # A process of our own number would be read from /proc: there is none.

@@ -62,7 +62,7 @@ def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakePgBackRest:
     monkeypatch.setattr(_restore_steps, "LOCK", str(tmp_path / "lock"))
     monkeypatch.setattr(_restore_steps, "ROOM_MB", 0)
     monkeypatch.setattr(_restore_steps.os, "chown", lambda *_arguments: None)
-    monkeypatch.setattr(_restore_steps, "systemctl", lambda *_words: None)
+    monkeypatch.setattr(_restore_steps, "systemctl", lambda *_words, **_options: "")
     monkeypatch.setattr(_restore_steps, "drop_in", lambda _params: str(tmp_path / "unit.d" / "restore.conf"))
     found = FakePgBackRest(tmp_path, monkeypatch)
     found.answer("repo-ls", "")
