@@ -5,8 +5,6 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,19 +13,9 @@ from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 from ansible_collections.muster.platform.plugins.filter.topology import region
 from ansible_collections.muster.platform.plugins.module_utils._dr_status import judge, silent, table
+from ansible_collections.muster.platform.plugins.module_utils._files import write_file
 
 display = Display()
-
-
-def write(path: Path, document: Any) -> None:
-    """Replace the file in one step, so that a reader never sees half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name)
-    with os.fdopen(handle, "w") as file:
-        json.dump(document, file, indent=2, sort_keys=True)
-        file.write("\n")
-    Path(temporary).chmod(0o644)
-    Path(temporary).replace(path)
 
 
 class ActionModule(ActionBase):
@@ -51,7 +39,10 @@ class ActionModule(ActionBase):
         found = judge(rows)
         if arguments["dest"]:
             at = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-            write(Path(arguments["dest"]), {"schema_version": 1, "at": at, **found, "stores": rows})
+            document = {"schema_version": 1, "at": at, **found, "stores": rows}
+            path = Path(arguments["dest"])
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_file(path, json.dumps(document, indent=2, sort_keys=True) + "\n", 0o644)
         if arguments["show"]:
             display.display("\n" + "\n".join(table(rows)))
             display.display(

@@ -44,10 +44,8 @@ options:
         key: timeline_quiet
 """
 
-import contextlib
 import json
 import os
-import tempfile
 import threading
 import time
 from collections.abc import Mapping
@@ -56,6 +54,7 @@ from typing import Any
 
 from ansible import context
 from ansible.plugins.callback import CallbackBase
+from ansible_collections.muster.platform.plugins.module_utils._files import write_file
 
 PROGRESS_SECONDS = 10.0
 SHOWN_HOSTS = 5
@@ -278,23 +277,9 @@ class CallbackModule(CallbackBase):
         }
         for file in list(self.files):
             try:
-                write_atomically(file, json.dumps(document, indent=2) + "\n")
+                path = os.path.abspath(os.path.expanduser(file))
+                os.makedirs(os.path.dirname(path), exist_ok=True)
+                write_file(path, json.dumps(document, indent=2) + "\n", 0o644)
             except OSError as error:
                 self._display.warning(f"the timeline cannot be written to {file}: {error.strerror}")
                 self.files.remove(file)
-
-
-def write_atomically(path: str, text: str) -> None:
-    path = os.path.abspath(os.path.expanduser(path))
-    directory = os.path.dirname(path)
-    os.makedirs(directory, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(prefix=".timeline-", dir=directory)
-    try:
-        with open(descriptor, "w", encoding="utf-8") as stream:
-            stream.write(text)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        raise

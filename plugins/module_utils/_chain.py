@@ -24,8 +24,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.muster.platform.plugins.module_utils import _wait
+from ansible_collections.muster.platform.plugins.module_utils import _files
 from ansible_collections.muster.platform.plugins.module_utils._errors import MusterError
+from ansible_collections.muster.platform.plugins.module_utils._files import sync, write_file
 
 MANIFEST = "manifest.sha256"
 SIGNATURE = "manifest.sha256.sig"
@@ -219,15 +220,8 @@ def locked(directory: Path) -> Iterator[None]:
 
 
 def wait_for_lock(stream: Any, kind: int, directory: Path) -> None:
-    def take() -> bool:
-        try:
-            fcntl.flock(stream, kind | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        return True
-
     what = f"the drill that writes its evidence to {directory} to end"
-    _wait.wait_until(take, what, LOCK_SECONDS, interval=0.05)
+    _files.wait_for_lock(stream, kind, what, LOCK_SECONDS, interval=0.05)
 
 
 # --- keys ------------------------------------------------------------------------
@@ -404,26 +398,3 @@ def take_place(made: Path, folder: Path) -> None:
         folder.rename(old)
     made.rename(folder)
     shutil.rmtree(old, ignore_errors=True)
-
-
-def sync(directory: Path) -> None:
-    """Make names in a directory last through a crash of the machine."""
-    number = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(number)
-    finally:
-        os.close(number)
-
-
-def write_file(path: Path, text: str) -> None:
-    temporary = path.parent / f".{path.name}-{secrets.token_hex(6)}"
-    try:
-        with temporary.open("w", encoding="utf-8", newline="") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise

@@ -24,6 +24,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ansible_collections.muster.platform.plugins.module_utils._errors import MusterError
+from ansible_collections.muster.platform.plugins.module_utils._files import sync
 
 SHOWN_BYTES = 200_000
 VALIDATE_SECONDS = 60
@@ -379,7 +380,8 @@ class Tree:
                 remove(removal.path)
                 touched.add(os.path.dirname(removal.path))
         for directory in touched:
-            sync_directory(directory)
+            with contextlib.suppress(OSError):
+                sync(directory)
 
 
 def parents(path: str) -> list[str]:
@@ -482,15 +484,6 @@ def remove(path: str) -> None:
         return
     except OSError as error:
         raise MusterError(f"cannot remove {path}: {error.strerror}") from error
-
-
-def sync_directory(path: str) -> None:
-    with contextlib.suppress(OSError):
-        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 def hide(text: str, contents: list[bytes]) -> str:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible_collections.muster.platform.plugins.module_utils._errors import MusterError
+from ansible_collections.muster.platform.plugins.module_utils._files import write_file
 from ansible_collections.muster.platform.plugins.module_utils._systemd import systemctl
 from ansible_collections.muster.platform.plugins.module_utils._wait import wait_until
 
@@ -144,17 +145,7 @@ class Fence:
         """On the disk before anything is stopped: whatever happens next, the host stays down."""
         note = {"fenced_at": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"), **note}
         os.makedirs(os.path.dirname(self.marker), exist_ok=True)
-        with open(f"{self.marker}.new", "w", encoding="utf-8") as stream:
-            json.dump(note, stream)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.chmod(f"{self.marker}.new", 0o644)
-        os.replace(f"{self.marker}.new", self.marker)
-        directory = os.open(os.path.dirname(self.marker), os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+        write_file(self.marker, json.dumps(note), 0o644)
 
     def _stop(self) -> None:
         """In a few seconds by itself, which still sends the standbys the last WAL; else by force."""

@@ -24,6 +24,7 @@ from ansible_collections.muster.platform.plugins.module_utils import _diverged
 from ansible_collections.muster.platform.plugins.module_utils._errors import MusterError
 from ansible_collections.muster.platform.plugins.module_utils._etcd import EtcdClient
 from ansible_collections.muster.platform.plugins.module_utils._fence import Fence, servers
+from ansible_collections.muster.platform.plugins.module_utils._files import write_file
 from ansible_collections.muster.platform.plugins.module_utils._patroni import (
     Survey,
     Tls,
@@ -260,7 +261,8 @@ def _save(params: Params, line: Line, state: Mapping[str, Any]) -> dict[str, Any
         }
     first = stretches[0]
     summary |= {"fork": format_lsn(first.start), "timeline": first.timeline, "host": params["host"]}
-    _finish(place, summary)
+    # It comes last: with it the folder is whole.
+    write_file(place / "summary.json", json.dumps(summary))
     return summary
 
 
@@ -273,15 +275,6 @@ def _rows(params: Params, changes: _diverged.Changes, xids: set[int], place: Pat
         return _diverged.export_rows(server, changes, xids, place / "rows", params["max_rows"])
     finally:
         server.close()
-
-
-def _finish(place: Path, summary: Mapping[str, Any]) -> None:
-    """The summary comes last: with it the folder is whole."""
-    with open(place / "summary.new", "w", encoding="utf-8") as stream:
-        json.dump(summary, stream)
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(place / "summary.new", place / "summary.json")
 
 
 # --- the region's configuration ------------------------------------------------------

@@ -24,6 +24,7 @@ from typing import Any
 
 from ansible_collections.muster.platform.plugins.module_utils._errors import MusterError
 from ansible_collections.muster.platform.plugins.module_utils._etcd import EtcdClient
+from ansible_collections.muster.platform.plugins.module_utils._files import wait_for_lock, write_file
 from ansible_collections.muster.platform.plugins.module_utils._pgbackrest import PgBackRest, free_mb
 from ansible_collections.muster.platform.plugins.module_utils._phases import Phases
 from ansible_collections.muster.platform.plugins.module_utils._restore import (
@@ -73,12 +74,7 @@ class Journal:
     def write(self, **changes: Any) -> None:
         """Note it on the disk before anything goes on."""
         self.entry = {**(self.entry or {"id": self.id}), **changes}
-        with open(f"{self.path}.new", "w", encoding="utf-8") as stream:
-            json.dump(self.entry, stream)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.chmod(f"{self.path}.new", 0o600)
-        os.replace(f"{self.path}.new", self.path)
+        write_file(self.path, json.dumps(self.entry), 0o600)
 
     def remove(self) -> None:
         if os.path.exists(self.path):
@@ -100,15 +96,7 @@ class Journal:
 def alone(timeout: float) -> Iterator[None]:
     """Only one step at a time on a host: one whose controller was killed goes on until it ends."""
     with open(LOCK, "w", encoding="utf-8") as stream:
-
-        def taken() -> bool:
-            try:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return False
-            return True
-
-        wait_until(taken, "a step of an earlier run on this host to end", timeout, 0.5)
+        wait_for_lock(stream, fcntl.LOCK_EX, "a step of an earlier run on this host to end", timeout, 0.5)
         yield
 
 
@@ -329,9 +317,8 @@ def block_patroni(params: Params) -> None:
     """Keep Patroni from starting until it is released, over reboots."""
     path = drop_in(params)
     os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
-    with open(path, "w", encoding="utf-8") as stream:
-        stream.write("# A restore is under way, or was interrupted: run it again.\n")
-        stream.write(f"[Unit]\nConditionPathExists=!{path}\n")
+    note = "# A restore is under way, or was interrupted: run it again.\n"
+    write_file(path, f"{note}[Unit]\nConditionPathExists=!{path}\n", 0o644)
     systemctl("daemon-reload")
     systemctl("stop", params["unit"], timeout=180)
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from ansible_collections.muster.platform.plugins.module_utils import _chain, _report, _report_style
 from ansible_collections.muster.platform.plugins.module_utils._errors import MusterError
+from ansible_collections.muster.platform.plugins.module_utils._files import write_file
 from ansible_collections.muster.platform.plugins.module_utils._html import (
     day_and_time,
     mark,
@@ -231,6 +232,6 @@ def render(drills: Sequence[Drill], unreadable: Sequence[str] = ()) -> str:
 
 def write(directory: Path) -> None:
     try:
-        _chain.write_file(directory / "index.html", render(*read_drills(directory)))
+        write_file(directory / "index.html", render(*read_drills(directory)))
     except OSError as error:
         raise MusterError(f"cannot write {directory / 'index.html'}: {error.strerror}") from error

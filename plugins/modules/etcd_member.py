@@ -145,6 +145,7 @@ from ansible_collections.muster.platform.plugins.module_utils._etcd_cluster impo
     service_state,
     survey,
 )
+from ansible_collections.muster.platform.plugins.module_utils._files import write_file
 from ansible_collections.muster.platform.plugins.module_utils._systemd import systemctl
 from ansible_collections.muster.platform.plugins.module_utils._wait import wait_until
 
@@ -214,14 +215,7 @@ class Worker:
             return
         # Data of an earlier attempt with other settings would win over these.
         self.move_data_aside()
-        temporary = path.with_name(path.name + ".new")
-
-        def write() -> None:
-            temporary.write_text(text)
-            temporary.chmod(0o644)
-            temporary.replace(path)
-
-        self.do(f"prepare the first start ({state} cluster)", write)
+        self.do(f"prepare the first start ({state} cluster)", lambda: write_file(path, text, 0o644))
 
     def move_data_aside(self) -> None:
         """Keep data that no cluster knows, out of the way; nothing is deleted."""

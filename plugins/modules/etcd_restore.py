@@ -147,6 +147,7 @@ from ansible_collections.muster.platform.plugins.module_utils._etcd_restore impo
     restore,
     snapshot_tool,
 )
+from ansible_collections.muster.platform.plugins.module_utils._files import write_file
 from ansible_collections.muster.platform.plugins.module_utils._systemd import systemctl
 
 RESTORE_PROOF = "last_restore_proof.json"
@@ -215,8 +216,7 @@ def isolated(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
     }
     target = Path(params["backup_directory"]) / RESTORE_PROOF
     if target.parent.is_dir():
-        target.write_text(json.dumps(proof, indent=2) + "\n")
-        target.chmod(0o600)
+        write_file(target, json.dumps(proof, indent=2) + "\n", 0o600)
     return {"changed": True, "proof": proof, **found}
 
 
