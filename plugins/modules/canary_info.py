@@ -10,11 +10,8 @@ short_description: Tell whether the canary runs, and what each endpoint answered
 version_added: 0.1.0
 description:
   - Runs on the canary's host and reads the end of its ledger.
-options:
-  config:
-    description: Path of the canary's configuration.
-    type: path
-    default: /etc/muster/canary.json
+extends_documentation_fragment:
+  - muster.platform.canary
 attributes:
   check_mode:
     description: Changes nothing, ever.

@@ -21,10 +21,6 @@ options:
   to:
     description: End of the time. Now, when not given.
     type: str
-  config:
-    description: Path of the canary's configuration.
-    type: path
-    default: /etc/muster/canary.json
   timeout:
     description: Seconds to wait for attempts that are still open.
     type: float
@@ -33,6 +29,8 @@ options:
     description: Refuse to return more rows than this.
     type: int
     default: 500000
+extends_documentation_fragment:
+  - muster.platform.canary
 attributes:
   check_mode:
     description: Changes nothing, ever.

@@ -50,10 +50,8 @@ options:
         a query.
     type: float
     default: 5
-  config:
-    description: Path of the canary's configuration.
-    type: path
-    default: /etc/muster/canary.json
+extends_documentation_fragment:
+  - muster.platform.canary
 attributes:
   check_mode:
     description: Changes nothing, ever.

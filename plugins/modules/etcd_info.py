@@ -13,43 +13,10 @@ description:
     own certificate.
   - A figure that cannot be known is null.
 options:
-  name:
-    description: Name of this host's member, one of O(members).
-    type: str
-    required: true
-  members:
-    description: The members that the region is to have, by name, each with C(client_url) and C(peer_url).
-    type: dict
-    required: true
   region:
     description: The region that RV(recovery_status) names.
     type: str
     default: ""
-  data_directory:
-    description: The member's data directory.
-    type: path
-    default: /var/lib/etcd/muster
-  environment_file:
-    description: The file with the member's settings, which the running process is compared with.
-    type: path
-    default: /etc/default/etcd
-  watched_files:
-    description: Files that etcd reads only when it starts; a newer one is a reason to restart.
-    type: list
-    elements: path
-    default: []
-  ca_certificate:
-    description: Path on the host of the CA that signed the members' certificates.
-    type: path
-    default: /etc/etcd/tls/ca.crt
-  certificate:
-    description: Path on the host of the member's certificate, also used as the client's.
-    type: path
-    default: /etc/etcd/tls/member.crt
-  private_key:
-    description: Path on the host of the certificate's key.
-    type: path
-    default: /etc/etcd/tls/member.key
   quota_bytes:
     description: The database's quota; more than 80% of it is a reason not to be healthy. 0 is unlimited.
     type: int
@@ -65,6 +32,9 @@ options:
     description: Warn of members that the cluster has and O(members) has not.
     type: bool
     default: false
+extends_documentation_fragment:
+  - muster.platform.etcd
+  - muster.platform.etcd.settings
 attributes:
   check_mode:
     description: Changes nothing, ever.

@@ -29,10 +29,6 @@ options:
       - With O(state=absent), the name or the peer URL of the member to remove, which is none of O(members).
     type: str
     required: true
-  members:
-    description: The members that the region is to have, by name, each with C(client_url) and C(peer_url).
-    type: dict
-    required: true
   bootstrap:
     description:
       - Whether O(state=started) may form a new cluster out of O(members). Only when it is known of each of
@@ -66,27 +62,9 @@ options:
       - The member's data directory. Data of a member that the cluster no longer has is moved aside.
     type: path
     default: /var/lib/etcd/muster
-  environment_file:
-    description: The file with the member's settings, which the running process is compared with.
-    type: path
-    default: /etc/default/etcd
-  watched_files:
-    description: Files that etcd reads only when it starts; a newer one is a reason to restart.
-    type: list
-    elements: path
-    default: []
-  ca_certificate:
-    description: Path on the host of the CA that signed the members' certificates.
-    type: path
-    default: /etc/etcd/tls/ca.crt
-  certificate:
-    description: Path on the host of the member's certificate, also used as the client's.
-    type: path
-    default: /etc/etcd/tls/member.crt
-  private_key:
-    description: Path on the host of the certificate's key.
-    type: path
-    default: /etc/etcd/tls/member.key
+extends_documentation_fragment:
+  - muster.platform.etcd
+  - muster.platform.etcd.settings
 attributes:
   check_mode:
     description: Tells the steps and the refusals, and changes nothing.

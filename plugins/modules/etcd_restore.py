@@ -40,39 +40,17 @@ options:
     type: list
     elements: str
     default: []
-  name:
-    description: Name of this host's member, one of O(members).
-    type: str
-    required: true
-  members:
-    description: The members of the region, by name, each with C(client_url) and C(peer_url).
-    type: dict
-    required: true
   token:
     description:
       - Token of the restored cluster. It must be a new one, the same on all members, so that members of the
         old cluster and the restored one cannot mix.
     type: str
-  data_directory:
-    description: The member's data directory.
-    type: path
-    default: /var/lib/etcd/muster
   user:
     description: The operating system user that etcd runs as.
     type: str
     default: etcd
-  ca_certificate:
-    description: Path on the host of the CA that signed the members' certificates.
-    type: path
-    default: /etc/etcd/tls/ca.crt
-  certificate:
-    description: Path on the host of the member's certificate, also used as the client's.
-    type: path
-    default: /etc/etcd/tls/member.crt
-  private_key:
-    description: Path on the host of the certificate's key.
-    type: path
-    default: /etc/etcd/tls/member.key
+extends_documentation_fragment:
+  - muster.platform.etcd
 attributes:
   check_mode:
     description: Refuses what it would refuse, and changes nothing.

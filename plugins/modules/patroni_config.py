@@ -36,18 +36,8 @@ options:
   initial_standby_cluster:
     description: C(standby_cluster) for a region that has no configuration yet; none for the first primary.
     type: dict
-  ca_certificate:
-    description: Path on the host of the CA that signed etcd's certificates.
-    type: path
-    required: true
-  certificate:
-    description: Path on the host of the client certificate.
-    type: path
-    required: true
-  private_key:
-    description: Path on the host of the client certificate's key.
-    type: path
-    required: true
+extends_documentation_fragment:
+  - muster.platform.tls
 attributes:
   check_mode:
     description: Reads and compares only.

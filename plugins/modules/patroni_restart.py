@@ -49,22 +49,9 @@ options:
     description: Seconds a restart may take.
     type: int
     default: 300
-  api_port:
-    description: Port of Patroni's REST API.
-    type: int
-    default: 8008
-  ca_certificate:
-    description: Path on the host of the CA that signed Patroni's certificates.
-    type: path
-    required: true
-  certificate:
-    description: Path on the host of the client certificate.
-    type: path
-    required: true
-  private_key:
-    description: Path on the host of the client certificate's key.
-    type: path
-    required: true
+extends_documentation_fragment:
+  - muster.platform.patroni
+  - muster.platform.tls
 attributes:
   check_mode:
     description: Says whether it would restart.

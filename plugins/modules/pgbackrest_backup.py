@@ -18,14 +18,6 @@ description:
   - When the repository's disk is full, what the failed backup left there is removed, and earlier
     backups stay as they are.
 options:
-  stanza:
-    description: The stanza.
-    type: str
-    required: true
-  user:
-    description: Operating system user that runs pgBackRest and owns the repository.
-    type: str
-    default: postgres
   type:
     description: Kind of backup. The first one of a repository is full, whatever is asked for.
     type: str
@@ -51,6 +43,8 @@ options:
     description: Seconds the backup may take, waiting for another one included; and again for reading it.
     type: int
     default: 14400
+extends_documentation_fragment:
+  - muster.platform.pgbackrest
 attributes:
   check_mode:
     description: Says that it would take a backup.

@@ -17,14 +17,6 @@ description:
   - Changes nothing. A figure that cannot be known is null; a repository that cannot be read is a
     reason in RV(recovery_status), not a failure.
 options:
-  stanza:
-    description: The stanza.
-    type: str
-    required: true
-  user:
-    description: Operating system user that runs pgBackRest and owns the repository.
-    type: str
-    default: postgres
   directory:
     description:
       - The repository's directory, whose room is measured. Of one that does not exist yet, the
@@ -51,6 +43,8 @@ options:
     description: systemd unit of pgBackRest's server.
     type: str
     default: pgbackrest.service
+extends_documentation_fragment:
+  - muster.platform.pgbackrest
 attributes:
   check_mode:
     description: Changes nothing, ever.

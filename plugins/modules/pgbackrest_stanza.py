@@ -16,18 +16,12 @@ description:
   - A stanza that exists is left alone, even when it belongs to another PostgreSQL cluster; a backup
     then fails and says so.
 options:
-  stanza:
-    description: The stanza.
-    type: str
-    required: true
-  user:
-    description: Operating system user that runs pgBackRest and owns the repository.
-    type: str
-    default: postgres
   timeout:
     description: Seconds that creating it, and the proof that WAL arrives, may take each.
     type: int
     default: 180
+extends_documentation_fragment:
+  - muster.platform.pgbackrest
 attributes:
   check_mode:
     description: Says whether it would create the stanza, also on a host that has no pgBackRest yet.

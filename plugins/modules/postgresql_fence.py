@@ -35,10 +35,6 @@ options:
     description: File that says that the host is fenced. Patroni's guard looks at it too.
     type: path
     default: /etc/muster/postgresql/fenced.json
-  unit:
-    description: Patroni's unit.
-    type: str
-    default: patroni.service
   ports:
     description: The ports on which nothing may listen.
     type: list
@@ -48,6 +44,8 @@ options:
     description: Seconds that PostgreSQL may take to stop by itself.
     type: float
     default: 5
+extends_documentation_fragment:
+  - muster.platform.patroni.unit
 attributes:
   check_mode:
     description: Says whether it would change anything.

@@ -18,42 +18,10 @@ description:
   - Patroni's names of its members must be the hosts' names in O(regions), and its namespace C(/service).
   - Run it on a PostgreSQL host of the target region.
 options:
-  regions:
-    description: The PostgreSQL hosts of each of the two regions, by region name.
-    type: dict
-    required: true
-  target:
-    description: The region that shall be primary.
-    type: str
-    required: true
   standby_cluster:
     description: Patroni's C(standby_cluster) that makes the source follow the target.
     type: dict
     required: true
-  etcd_endpoints:
-    description: The https addresses of the etcd members of each region, by region name.
-    type: dict
-    required: true
-  holder:
-    description: Who does this, for the lock; shown to a second one who has to wait.
-    type: str
-    required: true
-  operator:
-    description: Role with which to read positions and ask for a checkpoint.
-    type: str
-    default: muster_operator
-  operator_password:
-    description: Its password.
-    type: str
-    required: true
-  port:
-    description: Port of PostgreSQL.
-    type: int
-    default: 5432
-  api_port:
-    description: Port of Patroni's REST API.
-    type: int
-    default: 8008
   max_lag_bytes:
     description: Refuse while the standby is further behind than this many bytes.
     type: int
@@ -62,18 +30,11 @@ options:
     description: Deadlines in seconds (C(demote), C(catch_up), C(promote), C(rollback), C(reprotect)).
     type: dict
     default: {}
-  ca_certificate:
-    description: Path on the host of the CA.
-    type: path
-    required: true
-  certificate:
-    description: Path on the host of the client certificate.
-    type: path
-    required: true
-  private_key:
-    description: Path on the host of the client certificate's key.
-    type: path
-    required: true
+extends_documentation_fragment:
+  - muster.platform.patroni
+  - muster.platform.postgresql
+  - muster.platform.postgresql.move
+  - muster.platform.tls
 attributes:
   check_mode:
     description: Assesses and refuses as the real run would, and changes nothing.

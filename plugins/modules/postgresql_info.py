@@ -21,22 +21,6 @@ options:
     description: The host to report on, as it is named in O(regions).
     type: str
     required: true
-  api_port:
-    description: Port of Patroni's REST API.
-    type: int
-    default: 8008
-  ca_certificate:
-    description: Path on the host of the CA that signed Patroni's certificates.
-    type: path
-    required: true
-  certificate:
-    description: Path on the host of the client certificate.
-    type: path
-    required: true
-  private_key:
-    description: Path on the host of the client certificate's key.
-    type: path
-    required: true
   stanza:
     description: pgBackRest's stanza; given, RV(recovery_status.last_backup_at) is read from the repositories.
     type: str
@@ -55,6 +39,9 @@ options:
   fence_marker:
     description: File that a fence leaves on this host. Where it is there, the role is V(fenced).
     type: path
+extends_documentation_fragment:
+  - muster.platform.patroni
+  - muster.platform.tls
 attributes:
   check_mode:
     description: Changes nothing, ever.

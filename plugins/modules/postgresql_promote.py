@@ -16,14 +16,6 @@ description:
   - Run it on the host that leads the target region; on any other it works too, but cannot help a Patroni that
     is stuck asking dead hosts.
 options:
-  regions:
-    description: The PostgreSQL hosts of each of the two regions, by region name.
-    type: dict
-    required: true
-  target:
-    description: The region that shall be primary.
-    type: str
-    required: true
   host:
     description: This host, as it is named in O(regions).
     type: str
@@ -34,50 +26,16 @@ options:
         (UTC). Older than five minutes, it is refused.
     type: dict
     required: true
-  etcd_endpoints:
-    description: The https addresses of the etcd members of each region, by region name.
-    type: dict
-    required: true
-  holder:
-    description: Who does this, for the lock; shown to a second one who has to wait.
-    type: str
-    required: true
-  operator:
-    description: Role with which to read positions.
-    type: str
-    default: muster_operator
-  operator_password:
-    description: Its password.
-    type: str
-    required: true
-  port:
-    description: Port of PostgreSQL.
-    type: int
-    default: 5432
-  api_port:
-    description: Port of Patroni's REST API.
-    type: int
-    default: 8008
-  unit:
-    description: Patroni's unit.
-    type: str
-    default: patroni.service
   timeout:
     description: Seconds until the region must take writes.
     type: float
     default: 30
-  ca_certificate:
-    description: Path on the host of the CA.
-    type: path
-    required: true
-  certificate:
-    description: Path on the host of the client certificate.
-    type: path
-    required: true
-  private_key:
-    description: Path on the host of the client certificate's key.
-    type: path
-    required: true
+extends_documentation_fragment:
+  - muster.platform.patroni
+  - muster.platform.patroni.unit
+  - muster.platform.postgresql
+  - muster.platform.postgresql.move
+  - muster.platform.tls
 attributes:
   check_mode:
     description: Refuses as the real run would, and changes nothing.

@@ -22,14 +22,6 @@ options:
     description: The live data directory, which is refused.
     type: path
     required: true
-  bin_directory:
-    description: Directory of PostgreSQL's programs.
-    type: path
-    required: true
-  user:
-    description: User whose data it is.
-    type: str
-    default: postgres
   port:
     description: Port that names the server's socket.
     type: int
@@ -46,6 +38,8 @@ options:
     description: Seconds that each of the checks may take.
     type: int
     default: 14400
+extends_documentation_fragment:
+  - muster.platform.postgresql.data
 attributes:
   check_mode:
     description: Checks nothing.

@@ -38,14 +38,6 @@ options:
     description: PostgreSQL's data directory.
     type: path
     required: true
-  bin_directory:
-    description: Directory of PostgreSQL's programs.
-    type: path
-    required: true
-  user:
-    description: User whose data it is.
-    type: str
-    default: postgres
   save_directory:
     description: Where V(save) keeps what it saves, in a folder named after the moment of the fence.
     type: path
@@ -58,10 +50,6 @@ options:
     description: The fence's file.
     type: path
     default: /etc/muster/postgresql/fenced.json
-  unit:
-    description: Patroni's unit.
-    type: str
-    default: patroni.service
   scope:
     description: Name of the region's Patroni cluster.
     type: str
@@ -99,30 +87,16 @@ options:
     description: Its password.
     type: str
     required: true
-  port:
-    description: Port of PostgreSQL.
-    type: int
-    default: 5432
-  api_port:
-    description: Port of Patroni's REST API.
-    type: int
-    default: 8008
   timeout:
     description: Seconds that a rewind, or the start of the old data, may take.
     type: int
     default: 600
-  ca_certificate:
-    description: Path on the host of the CA.
-    type: path
-    required: true
-  certificate:
-    description: Path on the host of the client certificate.
-    type: path
-    required: true
-  private_key:
-    description: Path on the host of the client certificate's key.
-    type: path
-    required: true
+extends_documentation_fragment:
+  - muster.platform.patroni
+  - muster.platform.patroni.unit
+  - muster.platform.postgresql
+  - muster.platform.postgresql.data
+  - muster.platform.tls
 attributes:
   check_mode:
     description: Says what would change.

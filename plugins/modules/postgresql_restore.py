@@ -89,10 +89,6 @@ options:
     description: Operating system user and superuser of PostgreSQL.
     type: str
     default: postgres
-  unit:
-    description: Patroni's systemd unit.
-    type: str
-    default: patroni.service
   timeout:
     description: Seconds that copying the files, and replaying WAL, may take each.
     type: int
@@ -123,6 +119,8 @@ options:
   private_key:
     description: Path on the host of that certificate's key.
     type: path
+extends_documentation_fragment:
+  - muster.platform.patroni.unit
 attributes:
   check_mode:
     description: Checks what can be checked without changing anything, and says that it would go on.
