@@ -90,36 +90,18 @@ muster_phases:
   elements: dict
 """
 
-import os
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.muster.platform.plugins.module_utils import _move
 from ansible_collections.muster.platform.plugins.module_utils._errors import MusterError
-from ansible_collections.muster.platform.plugins.module_utils._etcd import EtcdClient, Lock
+from ansible_collections.muster.platform.plugins.module_utils._etcd import Lock
 from ansible_collections.muster.platform.plugins.module_utils._handover import (
     EtcdDcs,
     Handover,
     Limits,
     LockLost,
-    Psycopg,
 )
-from ansible_collections.muster.platform.plugins.module_utils._patroni import TLS_OPTIONS, Survey, Tls
-
-LOCK = "dr"
-
-
-def other_region(params: dict[str, Any]) -> str:
-    """The source; there are exactly two regions."""
-    names = sorted(params["regions"])
-    if params["target"] not in names:
-        raise MusterError(
-            f"{params['target']} is no region with PostgreSQL hosts; there are: {', '.join(names)}"
-        )
-    if len(names) != 2:
-        raise MusterError(f"a switch needs two regions with PostgreSQL hosts, found: {', '.join(names)}")
-    return next(name for name in names if name != params["target"])
 
 
 def limits_from(params: dict[str, Any]) -> Limits:
@@ -131,34 +113,15 @@ def limits_from(params: dict[str, Any]) -> Limits:
     return Limits(max_lag_bytes=params["max_lag_bytes"], **values)
 
 
-@contextmanager
-def locked(clients: Mapping[str, EtcdClient], holder: str) -> Iterator[dict[str, Lock]]:
-    """Hold the lock of every region, taken in the order of their names: two cannot block each other."""
-    with ExitStack() as stack:
-        yield {
-            name: stack.enter_context(
-                clients[name].lock(LOCK, f"{holder} (pid {os.getpid()})", ttl=10, wait=20)
-            )
-            for name in sorted(clients)
-        }
-
-
 def prepare(params: dict[str, Any]) -> tuple[Handover, EtcdDcs]:
     """The move, with everything it talks to."""
-    source = other_region(params)
-    tls = Tls.from_params(params)
-    clients = {
-        name: EtcdClient(endpoints, tls.ca_certificate, tls.certificate, tls.private_key)
-        for name, endpoints in params["etcd_endpoints"].items()
-        if name in params["regions"]
-    }
-    if set(clients) != set(params["regions"]):
+    source = _move.other_region(params, "a switch")
+    if not set(params["regions"]) <= set(params["etcd_endpoints"]):
         raise MusterError("etcd_endpoints must name both regions")
-    survey = Survey(params["regions"], tls, params["api_port"])
-    dcs = EtcdDcs(clients, survey)
+    survey, dcs, sql = _move.talk_to(params, params["regions"])
     handover = Handover(
         survey=survey,
-        sql=Psycopg(params["operator"], params["operator_password"], tls.ca_certificate, params["port"]),
+        sql=sql,
         dcs=dcs,
         source=source,
         target=params["target"],
@@ -172,8 +135,7 @@ def move(handover: Handover, dcs: EtcdDcs, holder: str) -> dict[str, Any]:
     """Take the locks and move; when they are lost, take them anew and go on as a rerun would."""
     lost = False
     while True:
-        with locked(dcs.clients, holder) as locks:
-            dcs.locks = locks
+        with _move.locked(dcs, holder) as locks:
 
             def still_held(locks: dict[str, Lock] = locks) -> None:
                 for lock in locks.values():
@@ -200,18 +162,10 @@ def run(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
 def main() -> None:
     module = AnsibleModule(
         argument_spec={
-            "regions": {"type": "dict", "required": True},
-            "target": {"type": "str", "required": True},
+            **_move.OPTIONS,
             "standby_cluster": {"type": "dict", "required": True},
-            "etcd_endpoints": {"type": "dict", "required": True},
-            "holder": {"type": "str", "required": True},
-            "operator": {"type": "str", "default": "muster_operator"},
-            "operator_password": {"type": "str", "required": True, "no_log": True},
-            "port": {"type": "int", "default": 5432},
-            "api_port": {"type": "int", "default": 8008},
             "max_lag_bytes": {"type": "int", "default": 16777216},
             "timeouts": {"type": "dict", "default": {}},
-            **TLS_OPTIONS,
         },
         supports_check_mode=True,
     )

@@ -90,34 +90,24 @@ muster_phases:
   elements: dict
 """
 
-import os
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.muster.platform.plugins.module_utils import _move
 from ansible_collections.muster.platform.plugins.module_utils._errors import MusterError
-from ansible_collections.muster.platform.plugins.module_utils._etcd import EtcdClient
 from ansible_collections.muster.platform.plugins.module_utils._failover import Promotion
-from ansible_collections.muster.platform.plugins.module_utils._handover import EtcdDcs, LockLost, Psycopg
-from ansible_collections.muster.platform.plugins.module_utils._patroni import TLS_OPTIONS, Survey, Tls
+from ansible_collections.muster.platform.plugins.module_utils._handover import EtcdDcs, LockLost
 from ansible_collections.muster.platform.plugins.module_utils._systemd import systemctl
 
-LOCK = "dr"
 
-
-def other_region(params: dict[str, Any]) -> str:
-    """The fenced one; there are exactly two regions."""
-    names = sorted(params["regions"])
-    if params["target"] not in names:
-        raise MusterError(
-            f"{params['target']} is no region with PostgreSQL hosts; there are: {', '.join(names)}"
-        )
-    if len(names) != 2:
-        raise MusterError(f"a failover needs two regions with PostgreSQL hosts, found: {', '.join(names)}")
+def fenced_region(params: dict[str, Any]) -> str:
+    """The region that is gone, when the rest of what was given fits."""
+    found = _move.other_region(params, "a failover")
     if params["host"] not in [host for hosts in params["regions"].values() for host in hosts]:
         raise MusterError(f"{params['host']} is not among the PostgreSQL hosts of any region")
     if params["target"] not in params["etcd_endpoints"]:
         raise MusterError(f"etcd_endpoints must name region {params['target']}")
-    return next(name for name in names if name != params["target"])
+    return found
 
 
 def replace_process(unit: str) -> None:
@@ -127,17 +117,12 @@ def replace_process(unit: str) -> None:
 
 
 def prepare(params: dict[str, Any]) -> tuple[Promotion, EtcdDcs]:
-    source, target = other_region(params), params["target"]
-    tls = Tls.from_params(params)
+    source, target = fenced_region(params), params["target"]
     # The fenced region's hosts are most likely dead: they get little time.
-    survey = Survey(params["regions"], tls, params["api_port"], timeout=1.0)
-    client = EtcdClient(
-        params["etcd_endpoints"][target], tls.ca_certificate, tls.certificate, tls.private_key
-    )
-    dcs = EtcdDcs({target: client}, survey)
+    survey, dcs, sql = _move.talk_to(params, [target], timeout=1.0)
     promotion = Promotion(
         survey=survey,
-        sql=Psycopg(params["operator"], params["operator_password"], tls.ca_certificate, params["port"]),
+        sql=sql,
         dcs=dcs,
         source=source,
         target=target,
@@ -153,10 +138,8 @@ def run(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
     promotion, dcs = prepare(params)
     if check_mode:
         return {**promotion.run(check=True), "muster_phases": promotion.phases.done}
-    client = dcs.clients[promotion.target]
-    with client.lock(LOCK, f"{params['holder']} (pid {os.getpid()})", ttl=10, wait=20) as lock:
-        dcs.locks = {promotion.target: lock}
-        promotion.still_held = lock.assert_held
+    with _move.locked(dcs, params["holder"]) as locks:
+        promotion.still_held = locks[promotion.target].assert_held
         try:
             result = promotion.run()
         except LockLost as error:
@@ -169,19 +152,11 @@ def run(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
 def main() -> None:
     module = AnsibleModule(
         argument_spec={
-            "regions": {"type": "dict", "required": True},
-            "target": {"type": "str", "required": True},
+            **_move.OPTIONS,
             "host": {"type": "str", "required": True},
             "fence": {"type": "dict", "required": True},
-            "etcd_endpoints": {"type": "dict", "required": True},
-            "holder": {"type": "str", "required": True},
-            "operator": {"type": "str", "default": "muster_operator"},
-            "operator_password": {"type": "str", "required": True, "no_log": True},
-            "port": {"type": "int", "default": 5432},
-            "api_port": {"type": "int", "default": 8008},
             "unit": {"type": "str", "default": "patroni.service"},
             "timeout": {"type": "float", "default": 30},
-            **TLS_OPTIONS,
         },
         supports_check_mode=True,
     )
