@@ -21,7 +21,6 @@ from ansible_collections.muster.platform.plugins.module_utils import (
 from ansible_collections.muster.platform.plugins.module_utils._errors import MusterError
 
 SCHEMA_VERSION = 2
-GATE = ("name", "passed", "reason", "overridden", "warns")
 SURVIVING = ("sequences", "endpoint", "host", "region", "timeline", "position", "read_at")
 
 
@@ -147,29 +146,14 @@ def collect_lost_commits(given: Mapping[str, Any] | None) -> dict[str, Any] | No
         key: time_of(given[key], f"lost_commits.{key}") if given[key] else None
         for key in ("first_at", "last_at")
     }
-    return {
-        "count": given["count"],
-        **times,
-        "xids_file": given["xids_file"],
-        "canary_sequences": dict(sorted(sequences.items())),
-        "reason": given["reason"],
-    }
+    return {**given, **times, "canary_sequences": dict(sorted(sequences.items()))}
 
 
 def collect_restore_proof(given: Mapping[str, Any] | None) -> dict[str, Any] | None:
     if given is None:
         return None
     point = given["point_reached"]
-    return {
-        **{key: given[key] for key in ("store", "host", "repository", "backup")},
-        "point_reached": time_of(point, "restore_proof.point_reached") if point else None,
-        "seconds": given["seconds"],
-        "checks": collect_checks(given["checks"]),
-    }
-
-
-def collect_checks(checks: Iterable[Mapping[str, Any]] | None) -> list[dict[str, Any]]:
-    return [{key: check[key] for key in ("name", "passed", "detail")} for check in checks or []]
+    return {**given, "point_reached": time_of(point, "restore_proof.point_reached") if point else None}
 
 
 def span(parameters: Mapping[str, Any], phases: Sequence[Mapping[str, Any]]) -> dict[str, str]:
@@ -192,7 +176,6 @@ def build(
 ) -> dict[str, Any]:
     """The whole of evidence.json but what needs the chain: whether the plan changed, and the controls."""
     phases = collect_phases(parameters["phases"])
-    plan = {key: parameters["plan"][key] for key in ("git_sha", "inventory_sha256")}
     statuses = [*(parameters["recovery_before"] or []), *(parameters["recovery_after"] or [])]
     evidence = {
         "schema_version": SCHEMA_VERSION,
@@ -201,13 +184,10 @@ def build(
         "verdict": "FAIL",
         "reasons": [],
         **span(parameters, phases),
-        "plan": {**plan, "changed_since_last_pass": None},
+        "plan": {**parameters["plan"], "changed_since_last_pass": None},
         "approver": parameters["approver"] or None,
-        "gates": [
-            {key: gate[key] for key in GATE} | {"overridden": gate["overridden"] or None}
-            for gate in parameters["gates"]
-        ],
-        "checks": collect_checks(parameters["checks"]),
+        "gates": [{**gate, "overridden": gate["overridden"] or None} for gate in parameters["gates"]],
+        "checks": parameters["checks"],
         "lost_commits": collect_lost_commits(parameters["lost_commits"]),
         "restore_proof": collect_restore_proof(parameters["restore_proof"]),
         "objectives": collect_objectives(parameters["objectives"]),
