@@ -321,7 +321,7 @@ class Host:
         endpoint = self.cluster.endpoints[self.name]
         endpoint.up = True
         for member in self.cluster.members.values():
-            if not member["name"] and member["peerURLs"] == [f"https://{self.name}:2380"]:
+            if not member.get("clientURLs") and member["peerURLs"] == [f"https://{self.name}:2380"]:
                 member |= {"name": self.name, "clientURLs": [endpoint.url]}
 
     @property
@@ -551,6 +551,66 @@ def test_a_new_cluster_is_prepared_and_started(host: Host, run: Run) -> None:
     host.make_data()
     assert run(etcd_member, host.arguments())["steps"] == ["north-1 is healthy"]
     assert not host.initial.exists()
+
+
+@pytest.fixture
+def awaited(host: Host) -> Host:
+    """The other two have just formed the new cluster, and wait for this host, which has not started yet."""
+    host.lose_disk()
+    host.cluster.endpoints["north-1"].up = False
+    del host.cluster.members[1]["clientURLs"]
+    return host
+
+
+FORMING = {"state": "started", "bootstrap": True, "token": "muster-north"}
+
+
+def test_a_member_that_the_others_wait_for_joins_their_new_cluster(awaited: Host, run: Run) -> None:
+    arguments = awaited.arguments(**FORMING)
+    steps = ["prepare the first start (new cluster)", "start etcd"]
+    assert run(etcd_member, arguments, check=True)["steps"] == steps
+    assert not awaited.initial.exists()
+    assert run(etcd_member, arguments)["steps"] == steps
+    assert awaited.calls == ["start etcd.service"]
+    assert run(etcd_member, awaited.arguments())["steps"] == ["north-1 is healthy"]
+
+
+def test_a_member_that_the_others_wait_for_in_vain_is_told(awaited: Host, run: Run) -> None:
+    awaited.broken = True
+    assert run(etcd_member, awaited.arguments(**FORMING))["changed"] is True
+    awaited.make_data()
+    answer = run(etcd_member, awaited.arguments(timeout=1))
+    assert answer["msg"] == (
+        "waited 1 s for etcd on north-1 to be healthy: the member north-1 has not started"
+    )
+
+
+@pytest.mark.parametrize(
+    "member",
+    [
+        pytest.param({"clientURLs": ["https://localhost:1"]}, id="it had started once"),
+        pytest.param({"isLearner": True}, id="it was added to a cluster that is old"),
+        pytest.param({"peerURLs": ["https://elsewhere:2380"]}, id="another one is awaited"),
+    ],
+)
+def test_a_cluster_that_does_not_wait_for_this_member_is_a_working_one(
+    awaited: Host, run: Run, member: dict[str, Any]
+) -> None:
+    awaited.cluster.members[1] |= member
+    answer = run(etcd_member, awaited.arguments(**FORMING))
+    assert answer["msg"] == "north-1 is not to form a new cluster: its region has a working one"
+    assert awaited.calls == []
+
+
+def test_a_cluster_with_a_member_that_nobody_lists_is_a_working_one(awaited: Host, run: Run) -> None:
+    awaited.cluster.members[9] = {
+        "ID": "9",
+        "name": "old",
+        "peerURLs": ["https://old:2380"],
+        "isLearner": True,
+    }
+    answer = run(etcd_member, awaited.arguments(**FORMING))
+    assert answer["msg"] == "north-1 is not to form a new cluster: its region has a working one"
 
 
 def test_no_new_cluster_beside_a_working_one_or_over_data(host: Host, run: Run) -> None:
