@@ -74,6 +74,27 @@ def test_an_unknown_fork_is_no_consent(place: Path) -> None:
     done = push(place, "0000000A000000000000000E")
     assert done.returncode == 1
     assert "where its timeline was left is not known" in done.stderr
-    (place / "history").write_text("9\t0/F0230F0\tno recovery target specified\n")
+
+
+@pytest.mark.parametrize(
+    "history",
+    [
+        pytest.param("", id="empty"),
+        pytest.param("9\t0/F0230F0\tno recovery target specified\n", id="of another timeline"),
+        pytest.param("10\n", id="without an LSN"),
+        pytest.param("10\tnowhere\tat all\n", id="no LSN"),
+        pytest.param("10\t0/G028630\todd\n", id="an odd LSN"),
+        pytest.param("10\t0/F028630\tonce\n10\t0/A000000\ttwice\n", id="two LSNs"),
+        pytest.param("<html>not found</html>\n", id="no history"),
+    ],
+)
+@pytest.mark.parametrize("shell", ["dash", "bash"])
+def test_a_history_that_does_not_tell_the_fork_is_no_consent(place: Path, history: str, shell: str) -> None:
+    (place / "history").write_text(history)
+    script = place / "archive_push"
+    script.write_text(script.read_text().replace("#!/bin/sh", f"#!{shutil.which(shell)}", 1))
     done = push(place, "0000000A000000000000000E")
     assert (done.returncode, calls(place)) == (1, "")
+    assert done.stderr == (
+        "0000000A000000000000000E is not archived: the history of its timeline does not say where it was left\n"
+    )

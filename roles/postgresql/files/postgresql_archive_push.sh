@@ -29,9 +29,14 @@ if ! /usr/local/lib/muster/postgresql_archive_get "$stanza" "$next" "$history"; 
 fi
 # The last line: the timeline that was left, and the LSN where.
 fork=$(awk -v own="$((0x$timeline))" '$1 == own { print $2 }' "$history")
+# Arithmetic with anything else than two hexadecimal numbers would end the shell, or count on.
+if ! printf %s "$fork" | tr '\n' ' ' | grep -Eqx '[0-9A-Fa-f]{1,8}/[0-9A-Fa-f]{1,8}'; then
+  echo "$name is not archived: the history of its timeline does not say where it was left" >&2
+  exit 1
+fi
 segment=$(printf '%s%08X%08X' "$timeline" "$((0x${fork%/*}))" "$((0x${fork#*/} >> 24))")
-if [ -z "$fork" ] || [ "$(printf '%s\n' "$name" "$segment" | sort | head -n 1)" != "$name" ] || [ "$name" = "$segment" ]; then
-  echo "$name is not archived: its timeline was left at ${fork:-an unknown place}" >&2
+if [ "$(printf '%s\n' "$name" "$segment" | sort | head -n 1)" != "$name" ] || [ "$name" = "$segment" ]; then
+  echo "$name is not archived: its timeline was left at $fork" >&2
   exit 1
 fi
 # This one alone: the asynchronous way would take along all that wait.
