@@ -61,7 +61,6 @@ class Item:
     notify: list[str] = field(default_factory=list)
     found: Found = field(default_factory=Found)
     temporary: str = ""
-    created: bool = False
     unknown_account: bool = False
 
     @property
@@ -407,7 +406,6 @@ def make_directory(item: Item, undo: list[tuple[str, bool]]) -> None:
                 raise
         else:
             undo.append((item.path, True))
-        item.created = True
         if item.mode is None:
             item.mode = 0o755
         set_attributes(item)

@@ -50,7 +50,6 @@ class KeyValue:
     key: str
     value: str
     mod_revision: int
-    create_revision: int
     lease: int | None
 
 
@@ -78,10 +77,8 @@ class Status:
     is_learner: bool = False
     raft_index: int | None = None
     raft_applied_index: int | None = None
-    raft_term: int | None = None
     revision: int | None = None
     db_size: int | None = None
-    db_size_in_use: int | None = None
     errors: tuple[str, ...] = field(default=())
 
     @property
@@ -125,7 +122,6 @@ def _key_value(raw: dict[str, Any]) -> KeyValue:
         key=_text(raw["key"]),
         value=_text(raw.get("value", "")),
         mod_revision=int(raw["mod_revision"]),
-        create_revision=int(raw["create_revision"]),
         lease=int(raw["lease"]) if raw.get("lease") else None,
     )
 
@@ -313,13 +309,6 @@ class EtcdClient:
         found = self.request("/v3/kv/range", {"key": _b64(key)}).get("kvs", [])
         return _key_value(found[0]) if found else None
 
-    def get_prefix(self, prefix: str) -> dict[str, KeyValue]:
-        """All keys that start with C(prefix), by name."""
-        answer = self.request(
-            "/v3/kv/range", {"key": _b64(prefix) or "AA==", "range_end": _prefix_end(prefix)}
-        )
-        return {pair.key: pair for pair in map(_key_value, answer.get("kvs", []))}
-
     def count(self, prefix: str = "") -> int:
         """How many keys start with C(prefix)."""
         payload = {
@@ -328,11 +317,6 @@ class EtcdClient:
             "count_only": True,
         }
         return int(self.request("/v3/kv/range", payload).get("count", 0))
-
-    def put(self, key: str, value: str, lease: int | None = None) -> int:
-        """Write the key; the revision of the write."""
-        answer = self.request("/v3/kv/put", self._put(key, value, lease))
-        return int(answer["header"]["revision"])
 
     @staticmethod
     def _put(key: str, value: str, lease: int | None) -> dict[str, Any]:
@@ -387,13 +371,6 @@ class EtcdClient:
         """Remove the key; whether there was one."""
         return int(self.request("/v3/kv/deleterange", {"key": _b64(key)}).get("deleted", 0)) > 0
 
-    def delete_prefix(self, prefix: str) -> int:
-        """Remove all keys that start with C(prefix); how many there were."""
-        if not prefix:
-            raise MusterError("refusing to delete every key of etcd: the prefix is empty")
-        payload = {"key": _b64(prefix), "range_end": _prefix_end(prefix)}
-        return int(self.request("/v3/kv/deleterange", payload).get("deleted", 0))
-
     # --- leases -------------------------------------------------------------
 
     def lease_grant(self, ttl: int) -> int:
@@ -435,10 +412,6 @@ class EtcdClient:
     def member_remove(self, member_id: str) -> None:
         self.request("/v3/cluster/member/remove", {"ID": str(int(member_id, 16))})
 
-    def member_update(self, member_id: str, peer_url: str) -> None:
-        payload = {"ID": str(int(member_id, 16)), "peerURLs": [peer_url]}
-        self.request("/v3/cluster/member/update", payload)
-
     def member_promote(self, member_id: str) -> None:
         """Give a learner its vote; EtcdError while it is not in sync."""
         self.request("/v3/cluster/member/promote", {"ID": str(int(member_id, 16))})
@@ -464,10 +437,8 @@ class EtcdClient:
             is_learner=bool(raw.get("isLearner", False)),
             raft_index=int(raw.get("raftIndex", 0)),
             raft_applied_index=int(raw.get("raftAppliedIndex", 0)),
-            raft_term=int(raw.get("raftTerm", 0)),
             revision=int(header.get("revision", 0)),
             db_size=int(raw.get("dbSize", 0)),
-            db_size_in_use=int(raw.get("dbSizeInUse", 0)),
             errors=tuple(raw.get("errors", [])),
         )
 

@@ -10,7 +10,7 @@ import socket
 import ssl
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from ansible_collections.muster.platform.plugins.module_utils._errors import MusterError
@@ -154,7 +154,6 @@ class Member:
     replayed_at: str | None = None
     sync_standby: bool = False
     loop_at: float | None = None  # when Patroni last went round its loop, by its host's clock
-    replication: list[dict[str, Any]] = field(default_factory=list)
     error: str | None = None
 
     @property
@@ -202,7 +201,6 @@ def member_from(host: str, region: str, status: Mapping[str, Any]) -> Member:
         replayed_at=xlog.get("replayed_timestamp"),
         sync_standby=bool(status.get("sync_standby")),
         loop_at=status.get("dcs_last_seen"),
-        replication=list(status.get("replication") or []),
     )
 
 
@@ -221,7 +219,6 @@ class Region:
     name: str
     members: dict[str, Member]
     config: dict[str, Any] | None = None  # None: nobody could tell
-    config_error: str | None = None
 
     @property
     def declared_standby(self) -> bool | None:
@@ -239,10 +236,6 @@ class Region:
     @property
     def leader(self) -> Member | None:
         return self.primary or self.standby_leader
-
-    @property
-    def reachable(self) -> bool:
-        return any(m.error is None for m in self.members.values())
 
 
 class Survey:
@@ -270,13 +263,12 @@ class Survey:
         result = Region(name, members)
         for host in hosts:
             if members[host].error is not None:
-                result.config_error = members[host].error
                 continue
             try:
-                result.config, result.config_error = self.clients[host].get("/config"), None
+                result.config = self.clients[host].get("/config")
                 break
-            except MusterError as error:
-                result.config_error = str(error)
+            except MusterError:
+                continue
         return result
 
     def members(self, without: Collection[str] = ()) -> list[Member]:

@@ -43,7 +43,6 @@ SCENARIOS = {
     "reprotect": "Re-protection",
     "restore": "Restore from a backup",
 }
-MOST_LISTED = 10
 
 
 # --- the top ---------------------------------------------------------------------
@@ -400,7 +399,7 @@ def outage_bands(store: Mapping[str, Any], scale: Scale, y: int, height: int) ->
     """The times without an acknowledgement, the three longest with their length."""
     by_length = sorted(store["outages"], key=lambda outage: -outage["seconds"])
     drawn = []
-    for place, outage in enumerate(by_length[:MOST_LISTED]):
+    for place, outage in enumerate(by_length[: _report_parts.MOST_LISTED]):
         start, end = _evidence.read_time(outage["from"]), _evidence.read_time(outage["to"])
         band = tag("rect", y=y + 18, height=height - 18, class_="outage", **scale.place(start, end))
         name = f"{outage['seconds']:.2f} s" if place < 3 else ""
@@ -538,7 +537,7 @@ def writers_table(store: Mapping[str, Any]) -> str:
 
 
 def outages_table(store: Mapping[str, Any]) -> str:
-    longest = sorted(store["outages"], key=lambda outage: -outage["seconds"])[:MOST_LISTED]
+    longest = sorted(store["outages"], key=lambda outage: -outage["seconds"])[: _report_parts.MOST_LISTED]
     rows = [[text(o["from"][11:23]), text(o["to"][11:23]), number(o["seconds"], "s", 3)] for o in longest]
     return table(["No acknowledgement from", "To", "Lasted"], rows, f"Outages of {store['name']}", (1, 2))
 

@@ -246,7 +246,6 @@ class Cluster:
             "leader": str(self.leader() or 0),
             "raftIndex": "40",
             "raftAppliedIndex": "40",
-            "raftTerm": "2",
             **({"isLearner": True} if self.members.get(number, {}).get("isLearner") else {}),
         }
 
@@ -269,6 +268,16 @@ class Cluster:
     def kv_range(self, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
         found = [self.keys[key] for key in self.selected(body)]
         return 200, {"count": str(len(found)), **({} if body.get("count_only") else {"kvs": found})}
+
+    def put(self, key: str, value: str) -> None:
+        """Write a key, whatever it holds."""
+        with self.mutex:
+            self.kv_put(
+                {
+                    name: base64.b64encode(text.encode()).decode()
+                    for name, text in (("key", key), ("value", value))
+                }
+            )
 
     def kv_put(self, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
         if "lease" in body and int(body["lease"]) not in self.leases:

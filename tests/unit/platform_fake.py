@@ -37,7 +37,7 @@ class Platform:
         self.set_config("north", {"ttl": 20})
         self.set_config("south", {"ttl": 20, "standby_cluster": {"host": "north-1,north-2", "port": 5432}})
         for region in REGIONS:
-            self.etcd[region].client().put(f"/service/muster-{region}/leader", f"{region}-1")
+            self.etcd[region].put(f"/service/muster-{region}/leader", f"{region}-1")
         for name, instance in patroni.hosts.items():
             instance.says["patroni"] = {
                 "version": "4.0.7",
@@ -53,7 +53,7 @@ class Platform:
         patroni.answer = answer  # type: ignore[method-assign]
 
     def set_config(self, region: str, config: dict[str, Any]) -> None:
-        self.etcd[region].client().put(f"/service/muster-{region}/config", json.dumps(config))
+        self.etcd[region].put(f"/service/muster-{region}/config", json.dumps(config))
 
     def stored(self, region: str, name: str) -> str | None:
         key = name if name == NOTE else f"/service/muster-{region}/{name}"

@@ -37,24 +37,16 @@ from etcd_fake import NAMES, Cluster
 def test_a_key_is_written_read_and_deleted(cluster: Cluster) -> None:
     client = cluster.client()
     assert client.get("/a") is None
-    revision = client.put("/a", "grüße")
+    assert client.put_if("/a", "grüße", 0) is True
     pair = client.get("/a")
     assert pair is not None
-    assert (pair.key, pair.value, pair.mod_revision, pair.lease) == ("/a", "grüße", revision, None)
-    client.put("/a/b", "2")
-    client.put("/b", "3")
-    assert sorted(client.get_prefix("/a")) == ["/a", "/a/b"]
+    assert (pair.key, pair.value, pair.mod_revision, pair.lease) == ("/a", "grüße", cluster.revision, None)
+    cluster.put("/a/b", "2")
+    cluster.put("/b", "3")
     assert client.count() == 3
     assert client.count("/a") == 2
     assert client.delete("/b") is True
     assert client.delete("/b") is False
-    assert client.delete_prefix("/a") == 2
-    assert client.get_prefix("") == {}
-
-
-def test_deleting_everything_needs_a_prefix(cluster: Cluster) -> None:
-    with pytest.raises(MusterError, match="refusing to delete every key"):
-        cluster.client().delete_prefix("")
 
 
 def test_put_if_writes_only_over_the_expected_revision(cluster: Cluster) -> None:
@@ -77,7 +69,7 @@ def test_put_if_knows_its_own_write_when_the_answer_was_lost(cluster: Cluster) -
 
 def test_the_next_endpoint_is_asked_when_one_is_down(cluster: Cluster) -> None:
     client = cluster.client()
-    client.put("/a", "1")
+    cluster.put("/a", "1")
     cluster.endpoints["north-1"].up = False
     assert client.get("/a") is not None
     cluster.requests.clear()
@@ -99,7 +91,7 @@ def test_no_quorum_is_told_in_etcds_words(cluster: Cluster) -> None:
     for name in NAMES[1:]:
         cluster.endpoints[name].up = False
     with pytest.raises(EtcdError, match="etcdserver: no leader"):
-        cluster.client().put("/a", "1")
+        cluster.client().put_if("/a", "1", 0)
     assert cluster.client().members(linearizable=False)[0].name == "north-1"
 
 
@@ -129,7 +121,7 @@ def test_the_server_name_may_differ_from_the_address(cluster: Cluster) -> None:
 def test_a_lease_lives_is_renewed_and_ends(cluster: Cluster) -> None:
     client = cluster.client()
     lease = client.lease_grant(5)
-    client.put("/a", "1", lease=lease)
+    client.put_if("/a", "1", 0, lease=lease)
     assert client.lease_keepalive(lease) == 5
     client.lease_revoke(lease)
     assert client.get("/a") is None
@@ -137,7 +129,7 @@ def test_a_lease_lives_is_renewed_and_ends(cluster: Cluster) -> None:
     with pytest.raises(EtcdError, match="has expired"):
         client.lease_keepalive(lease)
     with pytest.raises(EtcdError, match="requested lease not found"):
-        client.put("/a", "1", lease=lease)
+        client.put_if("/a", "1", 0, lease=lease)
 
 
 def test_status_and_health_of_each_endpoint(cluster: Cluster) -> None:
@@ -174,7 +166,7 @@ def test_a_lock_keeps_others_out_and_is_released(cluster: Cluster) -> None:
 
 def test_a_lock_is_taken_as_soon_as_its_dead_holder_has_lost_it(cluster: Cluster) -> None:
     client = cluster.client()
-    client.put("/muster/locks/switch", json.dumps({"holder": "dead"}), lease=client.lease_grant(1))
+    client.put_if("/muster/locks/switch", json.dumps({"holder": "dead"}), 0, lease=client.lease_grant(1))
     with cluster.client().lock("switch", "next", wait=5) as lock:
         assert lock.still_held()
 

@@ -59,11 +59,11 @@ class Host:
         self.processes: list[subprocess.Popen[bytes]] = []
 
     def put(self, region: str, config: Any, leader: str | None = None) -> None:
-        client = self.etcd[region].client()
+        etcd = self.etcd[region]
         if config is not None:
-            client.put(f"/service/muster-{region}/config", json.dumps(config))
+            etcd.put(f"/service/muster-{region}/config", json.dumps(config))
         if leader:
-            client.put(f"/service/muster-{region}/leader", leader)
+            etcd.put(f"/service/muster-{region}/leader", leader)
 
     def silence(self, region: str, members: int = 3) -> None:
         for endpoint in list(self.etcd[region].endpoints.values())[:members]:
@@ -189,7 +189,7 @@ def test_an_answer_that_is_none_forbids_it(host: Host, answer: Any, monkeypatch:
 def test_a_configuration_that_cannot_be_read(host: Host, config: str) -> None:
     """Not Patroni's at all is as good as none; what cannot be parsed is not known."""
     host.put("north", PRIMARY)
-    host.etcd["south"].client().put("/service/muster-south/config", config)
+    host.etcd["south"].put("/service/muster-south/config", config)
     assert bool(host.guard()) is (config == "not JSON")
 
 

@@ -80,7 +80,7 @@ def test_check_mode_takes_no_lock_and_changes_nothing(platform: Platform, run_mo
 
 def test_an_interrupted_move_is_finished(platform: Platform, run_module: Run) -> None:
     platform.set_config("north", {"ttl": 20, "standby_cluster": STANDBY})
-    platform.etcd["north"].client().put(NOTE, json.dumps({"last_primary": "north-1"}))
+    platform.etcd["north"].put(NOTE, json.dumps({"last_primary": "north-1"}))
     answer = run_module(postgresql_handover, arguments(platform))
     assert (answer["changed"], answer["situation"]) == (True, "resume")
     assert "timeline_before" not in answer
@@ -222,11 +222,11 @@ def dcs(platform: Platform) -> EtcdDcs:
 
 
 def test_a_region_is_read_in_one_piece(dcs: EtcdDcs, platform: Platform) -> None:
-    platform.etcd["south"].client().put(NOTE, json.dumps({"last_primary": "south-2"}))
+    platform.etcd["south"].put(NOTE, json.dumps({"last_primary": "south-2"}))
     truth = dcs.read("south")
     assert (truth.standby, truth.leader, truth.last_primary) == (True, "south-1", "south-2")
     assert platform.etcd["south"].client().delete("/service/muster-south/leader")
-    platform.etcd["south"].client().put(NOTE, json.dumps({"source": "north", "old_primary": "north-1"}))
+    platform.etcd["south"].put(NOTE, json.dumps({"source": "north", "old_primary": "north-1"}))
     truth = dcs.read("south")
     assert (truth.leader, truth.last_primary) == (None, None)
 
@@ -248,7 +248,7 @@ def test_what_cannot_be_read_is_an_error(
     client.delete("/service/muster-south/config")
     for key, value in (("/service/muster-south/config", config), (NOTE, note)):
         if value is not None:
-            client.put(key, value)
+            platform.etcd["south"].put(key, value)
     with pytest.raises(MusterError, match=f"^{sentence}"):
         dcs.read("south")
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from ansible_collections.muster.platform.plugins.module_utils._etcd import EtcdClient
+from ansible_collections.muster.platform.plugins.module_utils._etcd import EtcdClient, writing
 from ansible_collections.muster.platform.plugins.modules import patroni_config
 from etcd_fake import Cluster
 
@@ -48,12 +48,12 @@ def test_whether_it_is_a_standby_is_decided_once(cluster: Cluster, run_module: R
     answer = run_module(patroni_config, arguments(cluster, initial_standby_cluster=standby))
     assert answer["config"] == SETTINGS | {"standby_cluster": standby}
     # The region has become primary since; the inventory still has what it was at first.
-    cluster.client().put(KEY, json.dumps(SETTINGS))
+    cluster.put(KEY, json.dumps(SETTINGS))
     answer = run_module(patroni_config, arguments(cluster, initial_standby_cluster=standby))
     assert answer["changed"] is False
     assert stored(cluster) == SETTINGS
     # And the other way round: a former primary stays the standby it is now.
-    cluster.client().put(KEY, json.dumps(SETTINGS | {"standby_cluster": standby}))
+    cluster.put(KEY, json.dumps(SETTINGS | {"standby_cluster": standby}))
     assert run_module(patroni_config, arguments(cluster, settings={"ttl": 30}))["changed"] is True
     assert stored(cluster) == SETTINGS | {"standby_cluster": standby, "ttl": 30}
 
@@ -65,7 +65,7 @@ def test_settings_are_merged_parameters_are_taken_as_a_whole(cluster: Cluster, r
         "maximum_lag_on_failover": 1,
         "postgresql": {"use_pg_rewind": True, "parameters": {"work_mem": "8MB", "max_connections": 50}},
     }
-    cluster.client().put(KEY, json.dumps(before))
+    cluster.put(KEY, json.dumps(before))
     settings = {
         "ttl": 20,
         "maximum_lag_on_failover": None,
@@ -105,7 +105,8 @@ def meddling(monkeypatch: pytest.MonkeyPatch, times: int) -> None:
     def put_if(client: EtcdClient, key: str, value: str, revision: int, **more: Any) -> bool:
         if left[0]:
             left[0] -= 1
-            client.put(key, json.dumps({"standby_cluster": {"host": "south-1"}, "loop_wait": left[0]}))
+            other = json.dumps({"standby_cluster": {"host": "south-1"}, "loop_wait": left[0]})
+            client.transaction([], [writing(key, other)])
         return real(client, key, value, revision, **more)
 
     monkeypatch.setattr(EtcdClient, "put_if", put_if)

@@ -430,7 +430,7 @@ class Etcd:
         self.deleted: list[str] = []
 
     def get(self, key: str) -> KeyValue:
-        return KeyValue(key, json.dumps(self.config), 7, 1, None)
+        return KeyValue(key, json.dumps(self.config), 7, None)
 
     def put_if(self, _key: str, value: str, revision: int) -> bool:
         assert revision == 7

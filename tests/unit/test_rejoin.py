@@ -168,7 +168,7 @@ class Old:
 
     def config(self, config: Any) -> None:
         text = config if isinstance(config, str) else json.dumps(config)
-        self.cluster.client().put("/service/muster-north/config", text)
+        self.cluster.put("/service/muster-north/config", text)
 
     def stored(self, key: str) -> str | None:
         found = self.cluster.keys.get(f"/service/muster-north/{key}")
@@ -525,9 +525,8 @@ def test_check_mode_saves_nothing(old: Old) -> None:
 
 
 def test_the_region_is_made_a_standby(old: Old) -> None:
-    client = old.cluster.client()
     for key in ("sync", "failover", "failsafe", "initialize", "history", "status"):
-        client.put(f"/service/muster-north/{key}", "x")
+        old.cluster.put(f"/service/muster-north/{key}", "x")
     assert old.step("configure", check=True)["changed"] is True
     assert (old.stored("config"), old.stored("sync")) == ('{"ttl": 20}', "x")
     assert old.step("configure")["changed"] is True
@@ -539,9 +538,8 @@ def test_the_region_is_made_a_standby(old: Old) -> None:
 
 
 def test_a_region_without_data_forgets_what_it_knew_of_it(old: Old) -> None:
-    client = old.cluster.client()
     for key in ("initialize", "history", "status"):
-        client.put(f"/service/muster-north/{key}", "x")
+        old.cluster.put(f"/service/muster-north/{key}", "x")
     old.config({"standby_cluster": STANDBY})
     assert old.step("configure", forget_data=True, check=True)["changed"] is True
     assert old.stored("initialize") == "x"
@@ -553,7 +551,7 @@ def test_a_region_without_data_forgets_what_it_knew_of_it(old: Old) -> None:
 
 def test_an_interrupted_configuration_is_finished(old: Old) -> None:
     """What is removed is removed before the configuration says that all is done."""
-    old.cluster.client().put("/service/muster-north/sync", "x")
+    old.cluster.put("/service/muster-north/sync", "x")
     usual = old.cluster.kv_txn
 
     def other(body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
