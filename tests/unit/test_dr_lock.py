@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -489,18 +490,52 @@ PLAYBOOK = """
 """
 
 
-def test_a_playbook_that_is_killed_and_run_again(tmp_path: Path, lock: Path) -> None:
+def left_of(marker: str) -> list[int]:
+    """The processes that inherited the marker. A worker has a session of its own, and when its parent is
+    killed, another parent too."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdecimal() and int(entry.name) != os.getpid():
+            with contextlib.suppress(OSError):
+                if marker.encode() in (entry / "environ").read_bytes().split(b"\0"):
+                    found.append(int(entry.name))
+    return found
+
+
+Play = Callable[[str, int], "subprocess.Popen[str]"]
+
+
+@pytest.fixture
+def play(tmp_path: Path, lock: Path) -> Iterator[Play]:
+    """Start a playbook that holds the lock; whatever is left of it ends with the test."""
     book = tmp_path / "book.yml"
     book.write_text(PLAYBOOK)
+    name, value = "MUSTER_TEST_OF_THE_LOCK", str(tmp_path)
 
-    def play(operation: str, seconds: int) -> subprocess.Popen[str]:
+    def start(operation: str, seconds: int) -> subprocess.Popen[str]:
         program = Path(sys.executable).with_name("ansible-playbook")
         values = json.dumps({"operation": operation, "directory": str(lock), "seconds": seconds})
-        command = [str(program), "-i", "localhost,", "-e", values, str(book)]
         return subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            [str(program), "-i", "localhost,", "-e", values, str(book)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env={**os.environ, name: value},
         )
 
+    yield start
+    marker = f"{name}={value}"
+    deadline = time.monotonic() + 10
+    while left := left_of(marker):
+        for process in left:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
+        assert time.monotonic() < deadline, f"waited 10 s for {left} to end"
+        time.sleep(0.05)
+
+
+def test_a_playbook_that_is_killed_and_run_again(play: Play, lock: Path) -> None:
     killed = play("failover", 600)
     deadline = time.monotonic() + 60
     while not (lock / "operation.json").exists():
