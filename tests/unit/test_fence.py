@@ -121,6 +121,13 @@ def test_a_second_run_proves_it_again_and_changes_nothing(unit: Unit, run_module
     assert unit.calls() == []
 
 
+def test_the_host_is_marked_before_anything_is_stopped(unit: Unit, run_module: Run) -> None:
+    """Whatever happens after that, the guard keeps it down."""
+    unit.say(on_stop=f"test -s {unit.marker} && cp {unit.marker} then; echo inactive >active")
+    note = run_module(postgresql_fence, unit.arguments(operation="failover to south"))["note"]
+    assert json.loads((unit.home / "then").read_text()) == note
+
+
 def test_a_server_that_does_not_stop_is_killed(unit: Unit, run_module: Run) -> None:
     """Also one that Patroni's unit does not know any more; not a server of other data."""
     server, other = unit.server(), unit.server(place=unit.home)
@@ -226,6 +233,10 @@ def test_a_marker_that_says_nothing_is_written_anew(unit: Unit, run_module: Run,
     unit.marker.parent.mkdir()
     unit.marker.write_text(text)
     assert run_module(postgresql_fence, unit.arguments())["note"]["fenced_at"]
+    unit.marker.write_text(text)
+    # All else stands, but such a file proves nothing.
+    again = run_module(postgresql_fence, unit.arguments())
+    assert (again["changed"], bool(again["note"].get("fenced_at"))) == (True, True)
     unit.marker.write_text(text)
     assert run_module(postgresql_fence, unit.arguments(state="released"))["changed"] is True
     assert not unit.marker.exists()

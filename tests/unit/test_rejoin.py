@@ -366,6 +366,7 @@ def test_what_only_this_side_has_is_saved(old: Old) -> None:
     )
     assert (old.place / "rows" / "app.public.orders.csv").read_text() == (old.home / "rows").read_text()
     assert old.place.stat().st_mode & 0o777 == 0o700
+    assert (old.place / "rows" / "app.public.orders.csv").stat().st_mode & 0o777 == 0o600
     assert json.loads((old.place / "summary.json").read_text()) == answer["saved"]
     # The old data was started alone, and is at rest again.
     assert "start" in old.read("ctl-calls")
