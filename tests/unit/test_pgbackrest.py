@@ -6,6 +6,7 @@ import json
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -89,8 +90,14 @@ def test_info_of_a_good_repository(
     ],
 )
 def test_info_gives_the_reason(
-    fake: FakePgBackRest, capsys: pytest.CaptureFixture[str], answer: Any, reason: str
+    fake: FakePgBackRest,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    answer: Any,
+    reason: str,
 ) -> None:
+    # The ages were made when the tests were collected, which may be minutes ago.
+    monkeypatch.setattr(pgbackrest_info, "time", SimpleNamespace(time=lambda: NOW))
     fake.answer("info", answer)
     status = read(fake, capsys)["recovery_status"]
     assert status["healthy"] is False
