@@ -253,21 +253,27 @@ class Worker:
 
     # --- state: present -----------------------------------------------------------
 
-    def present(self) -> None:
-        local, seen = local_state(self.params), self.survey()
+    def next_step(self, local: Local, seen: Survey) -> str:
         step = plan(self.me, local, seen)
         if step == "none" and self.params["restart"]:
-            step = "restart"
+            return "restart"
         if step == "refuse":
             raise MusterError(seen.split())
-        if step == "bootstrap" and local.pending == "new":
-            # The new cluster that it is to be a part of is being formed.
-            step = "start"
+        # The new cluster that it is to be a part of is being formed, or the others have just formed it,
+        # and this one has been started, but has not written its data yet.
+        forming = step == "bootstrap" or (step == "replace" and self.awaited(seen))
+        if forming and local.pending == "new":
+            return "start"
         if step == "bootstrap":
             raise MusterError(
                 f"{self.name} has no data, and its region has no working cluster that it could join"
                 + ("" if seen.answers else f": {seen.silence}")
             )
+        return step
+
+    def present(self) -> None:
+        local, seen = local_state(self.params), self.survey()
+        step = self.next_step(local, seen)
         if step in ("join", "replace"):
             self.join(local, seen, replace=step == "replace")
         elif step == "promote":

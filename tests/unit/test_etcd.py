@@ -567,11 +567,15 @@ def test_a_member_that_the_others_wait_for_joins_their_new_cluster(awaited: Host
     assert run(etcd_member, awaited.arguments())["steps"] == ["north-1 is healthy"]
 
 
-def test_a_member_that_the_others_wait_for_in_vain_is_told(awaited: Host, run: Run) -> None:
+@pytest.mark.parametrize("wrote", [True, False])
+def test_a_member_that_the_others_wait_for_in_vain_is_told(awaited: Host, run: Run, wrote: bool) -> None:
+    """It keeps its place in the new cluster, whether it has written its data by then or not."""
     awaited.broken = True
     assert run(etcd_member, awaited.arguments(**FORMING))["changed"] is True
-    awaited.make_data()
+    if wrote:
+        awaited.make_data()
     answer = run(etcd_member, awaited.arguments(timeout=1))
+    assert 1 in awaited.cluster.members
     assert answer["msg"] == (
         "waited 1 s for etcd on north-1 to be healthy: the member north-1 has not started"
     )
