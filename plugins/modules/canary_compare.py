@@ -96,7 +96,9 @@ def compare(params: dict[str, Any]) -> dict[str, Any]:
     # Older numbers than the copy was asked for are not known to be there or not.
     wanted = [number for number in acknowledged(params) if held and number >= min(held)]
     missing = [number for number in wanted if number not in held]
-    if not wanted:
+    if not held:
+        detail = "the copy holds no write of the canary"
+    elif not wanted:
         detail = "the ledger holds no acknowledged write of that time to compare with"
     elif missing:
         detail = f"{len(missing)} acknowledged writes are not in the copy: {to_ranges(missing)}"

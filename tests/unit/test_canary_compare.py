@@ -97,13 +97,18 @@ def test_numbers_from_before_the_first_that_is_held_are_not_compared(compare: Co
         pytest.param({"committed_until": at(-60)}, id="before the ledger"),
         pytest.param({"committed_until": at(7200), "window_seconds": 60}, id="after the ledger"),
         pytest.param({"store": "valkey"}, id="of another store"),
-        pytest.param({"held": ""}, id="a copy that holds nothing"),
     ],
 )
 def test_nothing_to_compare_with_proves_nothing(compare: Compare, parameters: dict[str, Any]) -> None:
     answer = compare(**parameters)
     assert verdict(answer) == (0, "", False)
     assert "no acknowledged write of that time to compare with" in answer["check"]["detail"]
+
+
+def test_a_copy_that_holds_nothing_proves_nothing(compare: Compare) -> None:
+    answer = compare(held="")
+    assert verdict(answer) == (0, "", False)
+    assert answer["check"]["detail"] == "the copy holds no write of the canary"
 
 
 def test_the_window_reaches_back_from_the_last_commit(compare: Compare) -> None:
