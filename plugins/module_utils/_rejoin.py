@@ -387,6 +387,10 @@ def pg_rewind(params: Params, line: Line) -> str:
         encoding="utf-8",
     )
     config.chmod(0o644)
+    # A server that was killed is first recovered by pg_rewind, in single-user mode, which refuses to be a
+    # standby. Patroni makes these files anew.
+    for name in ("standby.signal", "recovery.signal"):
+        Path(data, name).unlink(missing_ok=True)
     words = [
         f"{params['bin_directory']}/pg_rewind", f"--target-pgdata={data}", f"--source-server={source}",
         "--restore-target-wal", f"--config-file={config}",

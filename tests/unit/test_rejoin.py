@@ -34,6 +34,7 @@ case "$*" in *--rmgr=Transaction*) cat {home}/commits ;; *) cat {home}/changes ;
 [ ! -e {home}/waldump-error ] || {{ cat {home}/waldump-error >&2; exit 1; }}""",
     "pg_rewind": """echo "$* PGPASSWORD=$PGPASSWORD" >>{home}/rewind-calls
 cat {data}/muster_restore.conf >{home}/rewind-config
+[ ! -e {data}/standby.signal ] || {{ echo "FATAL:  standby mode is not supported by single-user servers" >&2; exit 1; }}
 [ ! -e {home}/rewind-error ] || {{ cat {home}/rewind-error >&2; exit 1; }}
 sed -i "s/TimeLineID:.*/TimeLineID: 2/" {home}/control
 printf '1\\t0/3000100\\tno recovery target specified\\n' >{data}/pg_wal/00000002.history""",
@@ -651,6 +652,12 @@ def test_check_mode_rewinds_nothing(saved: Old) -> None:
     assert saved.step("rewind", check=True)["changed"] is True
     assert saved.files() == before
     assert saved.read("rewind-calls") == []
+
+
+def test_a_replica_that_was_killed_is_rewound_too(saved: Old) -> None:
+    (saved.data / "standby.signal").touch()
+    answer = saved.step("rewind")
+    assert (answer["method"], answer["reason"]) == ("rewind", "")
 
 
 def test_where_a_rewind_is_impossible_saved_data_is_cleared(saved: Old) -> None:
