@@ -32,10 +32,8 @@ options:
     description: How far back from O(committed_until) the ledger is compared.
     type: float
     default: 3600
-  config:
-    description: Path of the canary's configuration.
-    type: path
-    default: /etc/muster/canary.json
+extends_documentation_fragment:
+  - muster.platform.canary
 attributes:
   check_mode:
     description: Changes nothing, ever.

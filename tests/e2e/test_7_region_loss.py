@@ -155,6 +155,17 @@ def test_the_chain_of_evidence_holds(lab: Lab) -> None:
         ledger.write_bytes(kept)
 
 
+def test_a_failover_that_is_refused_leaves_no_lock_behind(lab: Lab) -> None:
+    """Another operation may begin at once; the refused one has ended."""
+    lab.wait_healthy()
+    home = lab.primary_region()
+    run = lab.play("dr_failover", "-e", f"dr_target_region={home}")
+    assert run.code != 0
+    assert "target_not_primary" in run.output
+    assert lab.sh("witness", "cat /var/lib/muster/dr/operation.json; true") == ""
+    assert lab.ok("dr_reprotect")
+
+
 # --- interrupted --------------------------------------------------------------------
 
 
