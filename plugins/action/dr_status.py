@@ -32,11 +32,12 @@ class ActionModule(ActionBase):
                 "dest": {"type": "path"},
                 "show": {"type": "bool", "default": True},
                 "end_run": {"type": "bool", "default": False},
+                "reasons": {"type": "list", "elements": "str", "default": []},
             }
         )
         variables = task_vars or {}
         rows = [row for store in arguments["stores"] for row in self._rows(store, variables)]
-        found = judge(rows)
+        found = judge(rows, arguments["reasons"])
         if arguments["dest"]:
             at = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
             document = {"schema_version": 1, "at": at, **found, "stores": rows}

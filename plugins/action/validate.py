@@ -13,7 +13,7 @@ from ansible.errors import AnsibleError
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible.plugins.action import ActionBase
 from ansible.utils.collection_loader._collection_finder import _get_collection_role_path
-from ansible_collections.muster.platform.plugins.module_utils import _inventory
+from ansible_collections.muster.platform.plugins.module_utils import _inventory, _lease
 
 COLLECTION = "muster.platform"
 # Which role a group's hosts get from site.yml; base and certificates go to all.
@@ -83,6 +83,8 @@ class ActionModule(ActionBase):
                 settings.get("dr_objectives"), [s for s in STORES if groups.get(s)], self._timers(settings)
             ),
             *_inventory.check_gates(settings),
+            *_inventory.check_drill_timer(groups, settings),
+            *_lease.check_autofailover(groups, settings),
         ]
         if not problems:
             problems = list(self._variables(groups, variables["hostvars"]))

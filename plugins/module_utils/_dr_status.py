@@ -54,14 +54,18 @@ def switchable(store: str, rows: Sequence[Mapping[str, Any]]) -> list[str]:
     return []
 
 
-def judge(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """0 healthy, 1 degraded, 2 unable to switch; unknown counts against, never for."""
+def judge(rows: Sequence[Mapping[str, Any]], more: Sequence[str] = ()) -> dict[str, Any]:
+    """0 healthy, 1 degraded, 2 unable to switch; unknown counts against, never for.
+
+    C(more) is what else is wrong with the platform, and keeps nobody from switching.
+    """
     reasons: list[str] = []
     for store in sorted({str(row["store"]) for row in rows}):
         reasons += switchable(store, [row for row in rows if row["store"] == store])
     code = UNABLE if reasons or not rows else HEALTHY
     for row in rows:
         reasons += [reason for reason in row["reasons"] if reason not in reasons]
+    reasons += [reason for reason in more if reason not in reasons]
     if code == HEALTHY and (reasons or not all(row["healthy"] for row in rows)):
         code = DEGRADED
     return {"exit_code": code, "status": WORDS[code], "reasons": reasons}

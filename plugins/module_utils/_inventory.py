@@ -57,6 +57,26 @@ def check_quorum(groups: Mapping[str, Sequence[str]], small_allowed: bool) -> It
             )
 
 
+def check_drill_timer(groups: Mapping[str, Sequence[str]], settings: Mapping[str, Any]) -> Iterator[str]:
+    """A drill on a schedule needs a host that runs it, and a calendar in one line."""
+    wanted = settings.get("dr_drill_timer_enabled")
+    if wanted is None:
+        return
+    if str(wanted).lower() not in ("true", "false", "yes", "no", "1", "0"):
+        yield f"dr_drill_timer_enabled is {wanted!r}: it must be true or false"
+        return
+    if str(wanted).lower() in ("false", "no", "0"):
+        return
+    if not groups.get("witnesses"):
+        yield "dr_drill_timer_enabled needs a host in group witnesses, which runs the drill"
+    calendar = settings.get("dr_drill_timer_calendar", "monthly")
+    if not isinstance(calendar, str) or not calendar.strip() or "\n" in calendar:
+        yield (
+            f"dr_drill_timer_calendar is {calendar!r}: it must be what systemd takes as OnCalendar, "
+            "such as monthly"
+        )
+
+
 def check_first_region(groups: Mapping[str, Sequence[str]], first: Any) -> Iterator[str]:
     regions = sorted(regions_of(groups))
     if not first:

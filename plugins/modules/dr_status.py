@@ -30,6 +30,13 @@ options:
         P(muster.platform.timeline#callback).
     type: bool
     default: false
+  reasons:
+    description:
+      - What else is wrong with the platform, such as a scheduled drill that failed. It makes a healthy one
+        degraded.
+    type: list
+    elements: str
+    default: []
 attributes:
   action:
     description: Runs on the controller.

@@ -13,8 +13,8 @@ description:
     without a connection. All that is wrong is told at once, a sentence each.
   - "Reads from the inventory: C(dr_initial_primary_region), C(dr_target_region), C(dr_objectives), what
     M(muster.platform.dr_gates) and M(muster.platform.dr_lock) are given (C(dr_freeze_windows),
-    C(dr_override), C(dr_approver), C(dr_lock_takeover) and the limits C(dr_max_*)), groups and the variables
-    that the roles declare."
+    C(dr_override), C(dr_approver), C(dr_lock_takeover) and the limits C(dr_max_*)), C(dr_autofailover) and
+    the times of the role autofailover, groups and the variables that the roles declare."
 options: {}
 attributes:
   action:

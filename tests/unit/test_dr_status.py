@@ -41,6 +41,13 @@ def without(host: str, *more: Row) -> list[Row]:
     return [found for found in GOOD if found["host"] != host] + list(more)
 
 
+def test_what_else_is_wrong_degrades_and_keeps_nobody_from_switching() -> None:
+    overdue = ["the scheduled drill is overdue"]
+    assert judge(GOOD, overdue) == {"exit_code": 1, "status": "degraded", "reasons": overdue}
+    found = judge(without("n1"), overdue)
+    assert (found["exit_code"], found["reasons"][-1]) == (2, overdue[0])
+
+
 @pytest.mark.parametrize(
     ("rows", "code", "reasons"),
     [

@@ -1,0 +1,111 @@
+# Copyright: the Muster authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Talking to the lease's daemon on the witness, and what its timing must satisfy."""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from ansible_collections.muster.platform.plugins.module_utils._errors import MusterError
+
+SOCKET = "/run/muster-lease/control.sock"
+DEFAULTS: dict[str, float] = {
+    "autofailover_lease_seconds": 20,
+    "autofailover_renew_seconds": 2,
+    "autofailover_fence_seconds": 5,
+    "autofailover_clock_uncertainty_seconds": 1,
+    "autofailover_watchdog_seconds": 4,
+    "autofailover_probe_seconds": 10,
+    "autofailover_retry_seconds": 300,
+}
+LEAST: dict[str, float] = {
+    "autofailover_renew_seconds": 0.5,
+    "autofailover_fence_seconds": 2,
+    "autofailover_watchdog_seconds": 3,
+}
+
+
+class NotYet(MusterError):
+    """The daemon refuses what may be possible in some seconds."""
+
+
+def ask(path: str, request: Mapping[str, Any], timeout: float = 5.0) -> dict[str, Any]:
+    """One request and its answer; what the daemon refuses is a MusterError with its own sentence."""
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
+            client.settimeout(timeout)
+            client.connect(path)
+            with client.makefile("rw", encoding="utf-8") as stream:
+                stream.write(json.dumps(dict(request)) + "\n")
+                stream.flush()
+                answer = json.loads(stream.readline())
+    except OSError as error:
+        raise MusterError(
+            f"the lease's daemon does not answer at {path} ({error}): does muster-lease.service run here, "
+            "on the witness, and is dr_autofailover on?"
+        ) from error
+    except ValueError as error:
+        raise MusterError(f"the lease's daemon gave no answer at {path}") from error
+    if not isinstance(answer, dict):
+        raise MusterError(f"the lease's daemon gave no answer at {path}")
+    if "error" in answer:
+        raise (NotYet if answer.get("again") else MusterError)(f"refused: {answer['error']}")
+    return answer
+
+
+def _number(value: Any) -> float | None:
+    if isinstance(value, bool):
+        return None
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return None
+
+
+def check_timing(settings: Mapping[str, Any]) -> Iterator[str]:
+    """Times that would let two regions write, or that no host can keep, a sentence each."""
+    seconds: dict[str, float] = {}
+    for name, default in DEFAULTS.items():
+        value = settings.get(name)
+        found = default if value is None else _number(value)
+        least = LEAST.get(name, 0.1)
+        if found is None or not least <= found <= 86400:
+            yield f"{name} is {value!r}: it must be a number of seconds, {least:g} or more"
+        else:
+            seconds[name] = found
+    if len(seconds) < len(DEFAULTS):
+        return
+    parts = ("fence", "clock_uncertainty", "watchdog", "renew")
+    needed = sum(seconds[f"autofailover_{part}_seconds"] for part in parts)
+    lease = seconds["autofailover_lease_seconds"]
+    if needed >= lease:
+        names = " + ".join(f"autofailover_{part}_seconds" for part in parts)
+        yield (
+            f"{names} is {needed:g} s, which must be less than autofailover_lease_seconds ({lease:g} s): "
+            "else a region could still write when its lease has gone to the other"
+        )
+
+
+def check_autofailover(groups: Mapping[str, Any], settings: Mapping[str, Any]) -> Iterator[str]:
+    """What automatic failover needs of the inventory; nothing while it is off."""
+    wanted = settings.get("dr_autofailover")
+    if wanted is None:
+        return
+    if str(wanted).lower() not in ("true", "false", "yes", "no", "1", "0"):
+        yield f"dr_autofailover is {wanted!r}: it must be true or false"
+        return
+    if str(wanted).lower() in ("false", "no", "0"):
+        return
+    witnesses = list(groups.get("witnesses") or [])
+    if len(witnesses) != 1:
+        found = ", ".join(witnesses) or "none"
+        yield f"dr_autofailover needs one host in group witnesses, which keeps the lease; found: {found}"
+    elif witnesses != list(groups.get("canary") or []):
+        yield (
+            f"dr_autofailover needs the canary on the witness {witnesses[0]} (group canary): "
+            "its writes are the second verdict"
+        )
+    yield from check_timing(settings)
