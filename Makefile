@@ -9,6 +9,8 @@ export PYTHONDONTWRITEBYTECODE := 1
 export PYTHONUNBUFFERED := 1
 
 SCENARIO ?= switchover
+# 1 turns automatic failover on in the lab, where it stays on, and lets the witness do it; 0 turns it off.
+AUTOMATIC ?=
 PLAY := ansible-playbook -i inventories/lab
 
 .PHONY: help
@@ -32,8 +34,8 @@ lab-down: setup ## remove the lab: containers, network, volumes, secrets (drill 
 	@scripts/lab down
 
 .PHONY: drill
-drill: setup ## run a drill in the lab: make drill SCENARIO=region_loss (or switchover, partition, restore)
-	@scripts/lab drill $(SCENARIO)
+drill: setup ## run a drill in the lab: make drill SCENARIO=region_loss (or switchover, partition, restore) [AUTOMATIC=1]
+	@AUTOMATIC=$(AUTOMATIC) scripts/lab drill $(SCENARIO)
 
 .PHONY: status
 status: setup ## how the lab stands: one table; exit code 0 healthy, 1 degraded, 2 unable to switch

@@ -34,6 +34,9 @@ def inventory() -> dict[str, Any]:
             # Short on purpose: a socket's path has 108 characters, a checkout's may have more.
             "ansible_control_path_dir": f"/run/muster-lab-{state['id']}",
         }
+        # By scripts/lab and by the tests; without it the platform knows nothing of automatic failover.
+        if (LAB / "automatic").exists():
+            shared["dr_autofailover"] = (LAB / "automatic").read_text().strip() == "true"
         hostvars = {host: {"ansible_host": address} for host, address in state["addresses"].items()}
     return {"_meta": {"hostvars": hostvars}, "all": {"hosts": sorted(hostvars), "vars": shared}}
 

@@ -220,6 +220,22 @@ def guard(lab: Lab, host: str) -> bool:
     return "is primary" in lab.sh(host, "cat /run/muster-postgresql/guard", check=False)
 
 
+def test_a_region_behind_a_closed_edge_is_stopped_before_it_is_opened(whole: Lab) -> None:
+    lab = whole
+    home = lab.primary_region()
+    away = {"north": "south", "south": "north"}[home]
+    since = lab.now()
+    lab.ok("dr_failover", "-e", f"dr_target_region={away}", "-e", '{"dr_fence_providers": ["network"]}')
+    # It still takes writes there; nobody can reach it.
+    assert lab.sh(f"{home}-1", "pgrep -c -x postgres; true").strip() != "0"
+    assert lab.query(f"{home}-3", "show cluster_name")[0][0] == f"muster-{away}"
+    lab.ok("dr_reprotect")
+    lab.wait_healthy()
+    assert lab.primary_region() == away
+    window = lab.window(since)
+    assert window.dual == []
+
+
 # --- a region whose data is gone ------------------------------------------------------
 
 
