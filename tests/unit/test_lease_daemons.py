@@ -24,7 +24,7 @@ from lease_world import witness
 Run = Callable[..., dict[str, Any]]
 Scenario = Callable[[Processes], None]
 SCENARIOS: list[Scenario] = []
-AT_ONCE, PARTS = 4, 3
+AT_ONCE, PARTS = 5, 4
 
 
 def scenario(function: Scenario) -> Scenario:
