@@ -365,7 +365,7 @@ class Processes:
                 if process is not None and process.poll() is None:
                     process.send_signal(signal.SIGCONT)
                     process.kill()
-                    process.wait()
+                    process.wait(10)
             machine.to_witness.server.close()
             machine.patroni.server.shutdown()
         if self.witness and self.witness.poll() is None:

@@ -8,6 +8,7 @@ the resolution of names is made up. Fixtures are in conftest.
 
 from __future__ import annotations
 
+import errno
 import json
 import socket
 import ssl
@@ -124,10 +125,23 @@ class PatroniApi:
             "south": {"standby_cluster": STANDBY},
         }
         self.hosts: dict[str, Instance] = {}
-        for number, name in enumerate(HOSTS, start=1):
-            self.hosts[name] = Instance(self, name, f"127.0.2.{number}")
+        while not self.listen():
+            pass
         for name, role in zip(HOSTS, ("primary", "replica", "standby_leader", "replica"), strict=True):
             self.hosts[name].says = status(role)
+
+    def listen(self) -> bool:
+        """One port on all addresses: what is free on the first may be taken on another one."""
+        try:
+            for number, name in enumerate(HOSTS, start=1):
+                self.hosts[name] = Instance(self, name, f"127.0.2.{number}")
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE or not self.hosts:
+                raise
+            self.close()
+            self.hosts, self.port = {}, 0
+            return False
+        return True
 
     def __getitem__(self, host: str) -> Instance:
         return self.hosts[host]

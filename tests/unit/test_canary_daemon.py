@@ -388,7 +388,7 @@ def test_it_survives_kill_9_goes_on_above_and_stops_at_once(tmp_path: Path) -> N
     process = start(path)
     wait_for(lambda: ledger.exists() and len(sequences(tmp_path)) >= 6)
     process.kill()
-    process.wait()
+    process.wait(10)
     before = sequences(tmp_path)
     process = start(path)
     wait_for(lambda: len(sequences(tmp_path)) >= len(before) + 6)

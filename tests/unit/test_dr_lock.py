@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import signal
@@ -24,6 +23,7 @@ from ansible_collections.muster.platform.plugins.action import dr_lock as action
 from ansible_collections.muster.platform.plugins.module_utils import _dr_lock
 from ansible_collections.muster.platform.plugins.module_utils._errors import MusterError
 from ansible_collections.muster.platform.plugins.modules import dr_lock
+from descendants import none_left
 
 Answer = dict[str, Any]
 HERE = Path(__file__).parent
@@ -78,7 +78,7 @@ def sleepers() -> Iterator[list[subprocess.Popen[bytes]]]:
     yield started
     for process in started:
         process.kill()
-        process.wait()
+        process.wait(10)
 
 
 @pytest.fixture
@@ -98,7 +98,7 @@ def start(
 def end(run: Run, sleepers: list[subprocess.Popen[bytes]]) -> None:
     process = next(process for process in sleepers if process.pid == run.pid)
     process.kill()
-    process.wait()
+    process.wait(10)
 
 
 def events(lock: Path) -> list[Answer]:
@@ -490,18 +490,6 @@ PLAYBOOK = """
 """
 
 
-def left_of(marker: str) -> list[int]:
-    """The processes that inherited the marker. A worker has a session of its own, and when its parent is
-    killed, another parent too."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdecimal() and int(entry.name) != os.getpid():
-            with contextlib.suppress(OSError):
-                if marker.encode() in (entry / "environ").read_bytes().split(b"\0"):
-                    found.append(int(entry.name))
-    return found
-
-
 Play = Callable[[str, int], "subprocess.Popen[str]"]
 
 
@@ -510,7 +498,6 @@ def play(tmp_path: Path, lock: Path) -> Iterator[Play]:
     """Start a playbook that holds the lock; whatever is left of it ends with the test."""
     book = tmp_path / "book.yml"
     book.write_text(PLAYBOOK)
-    name, value = "MUSTER_TEST_OF_THE_LOCK", str(tmp_path)
 
     def start(operation: str, seconds: int) -> subprocess.Popen[str]:
         program = Path(sys.executable).with_name("ansible-playbook")
@@ -521,18 +508,10 @@ def play(tmp_path: Path, lock: Path) -> Iterator[Play]:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            env={**os.environ, name: value},
         )
 
-    yield start
-    marker = f"{name}={value}"
-    deadline = time.monotonic() + 10
-    while left := left_of(marker):
-        for process in left:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(process, signal.SIGKILL)
-        assert time.monotonic() < deadline, f"waited 10 s for {left} to end"
-        time.sleep(0.05)
+    with none_left():
+        yield start
 
 
 def test_a_playbook_that_is_killed_and_run_again(play: Play, lock: Path) -> None:
@@ -545,7 +524,7 @@ def test_a_playbook_that_is_killed_and_run_again(play: Play, lock: Path) -> None
     # The lock is the playbook's own, not that of the process of one task.
     assert json.loads((lock / "operation.json").read_text())["holder"]["pid"] == killed.pid
     killed.kill()
-    killed.wait()
+    killed.wait(10)
     other = play("reprotect", 0)
     said, _nothing = other.communicate(timeout=60)
     assert other.returncode != 0

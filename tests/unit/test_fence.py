@@ -92,7 +92,7 @@ def unit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Unit]:
     yield made
     for process in made.processes:
         process.kill()
-        process.wait()
+        process.wait(10)
 
 
 def test_a_running_host_is_fenced_gracefully(unit: Unit, run_module: Run) -> None:

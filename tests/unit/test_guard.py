@@ -108,7 +108,7 @@ def host(tmp_path: Path, pki: Path) -> Iterator[Host]:
     yield made
     for process in made.processes:
         process.kill()
-        process.wait()
+        process.wait(10)
     for cluster in made.etcd.values():
         cluster.close()
 

@@ -36,6 +36,7 @@ class Admin:
                 self.wfile.write(answers[command].encode())
 
         self.server = socketserver.ThreadingUnixStreamServer(str(path), Handler)
+        self.server.daemon_threads = True
         self.path = str(path)
         threading.Thread(target=self.server.serve_forever, args=(0.01,), daemon=True).start()
 

@@ -37,6 +37,7 @@ def serve(path: Path, answer: Callable[[str], str]) -> socketserver.BaseServer:
             self.wfile.write(answer(self.rfile.readline().decode().strip()).encode())
 
     server = socketserver.ThreadingUnixStreamServer(str(path), Handler)
+    server.daemon_threads = True
     threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     return server
 

@@ -219,7 +219,7 @@ def running(old: Old) -> Iterator[None]:
     process = subprocess.Popen([str(old.home / "bin" / "postgres"), "60"], cwd=old.data)
     yield
     process.kill()
-    process.wait()
+    process.wait(10)
 
 
 RUNS = "PostgreSQL on north-1 runs: the region must be fenced first"

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.muster.platform.plugins.callback import timeline
+from descendants import none_left
 
 ROOT = Path(__file__).resolve().parents[2]
 PLAYBOOK = """---
@@ -138,21 +139,18 @@ def test_a_file_that_the_playbook_names_is_written_beside_the_other(tmp_path: Pa
 def test_a_killed_run_leaves_what_it_knew(tmp_path: Path) -> None:
     file = tmp_path / "timeline.json"
     settings = environment(HOME=str(tmp_path), MUSTER_TIMELINE=str(file), MUSTER_TIMELINE_QUIET="1")
-    process = subprocess.Popen(
-        command(tmp_path, seconds=60), env=settings, cwd=tmp_path, stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL,
-    )  # fmt: skip
-    try:
+    with none_left():
+        process = subprocess.Popen(
+            command(tmp_path, seconds=60), env=settings, cwd=tmp_path, stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL,
+        )  # fmt: skip
         deadline = time.monotonic() + 60
         while not (file.exists() and "Second phase" in file.read_text()):
             assert process.poll() is None, "the run ended by itself"
             assert time.monotonic() < deadline, "the second play never started"
             time.sleep(0.1)
-    finally:
         process.kill()
-        process.wait()
-        # Its workers are sessions of their own, and would wait for it for ever.
-        subprocess.run(["pkill", "-KILL", "-f", str(tmp_path)], check=False)
+        process.wait(10)
     told = json.loads(file.read_text())
     assert told["finished_at"] is told["stats"] is None
     first, second = told["phases"][1:]
