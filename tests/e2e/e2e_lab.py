@@ -140,6 +140,35 @@ class Lab:
     def boot(self, host: str) -> None:
         self.podman("start", f"muster-{self.id}-{host}")
 
+    def link(self, action: str, hosts: list[str], peers: list[str]) -> None:
+        addresses = ",".join(self.addresses[peer] for peer in peers)
+        subprocess.run(
+            ["lab/dr/link", action, f"muster-{self.id}", ",".join(hosts), addresses],
+            cwd=CHECKOUT,
+            check=True,
+            timeout=60,
+        )
+
+    def cut(self, one: list[str], two: list[str]) -> None:
+        """Let neither hear the other any more."""
+        self.link("cut", one, two)
+        self.link("cut", two, one)
+
+    def heal(self) -> None:
+        self.link("heal", sorted(self.addresses), [])
+
+    def repair(self) -> None:
+        """Both regions protected again, whatever a test did, and left locked."""
+        self.heal()
+        for host in self.addresses:
+            self.boot(host)
+        deadline = time.monotonic() + 180
+        takeover = '{"dr_lock_takeover": "left behind by a test that failed"}'
+        while (run := self.play("dr_reprotect", "-e", takeover)).code != 0:
+            assert time.monotonic() < deadline, f"waited 180 s for a re-protection:\n{run.output[-3000:]}"
+            time.sleep(2)
+        self.wait_healthy()
+
     # --- asking the platform --------------------------------------------------------
 
     def query(
@@ -176,9 +205,11 @@ class Lab:
 
     def wait_healthy(self, timeout: float = 180) -> dict[str, Any]:
         """Wait until every host is well again and streams."""
-        return wait(
-            lambda: found if (found := self.status())["exit_code"] == 0 else None, "a healthy lab", timeout
-        )
+        deadline = time.monotonic() + timeout
+        while (found := self.status())["exit_code"] != 0:
+            assert time.monotonic() < deadline, f"waited {timeout:g} s for a healthy lab: {found['reasons']}"
+            time.sleep(0.5)
+        return found
 
     def now(self) -> str:
         return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
@@ -229,6 +260,10 @@ class Lab:
             except psycopg2.Error:
                 continue
         return None
+
+
+def hosts_of(region: str) -> list[str]:
+    return [f"{region}-{number}" for number in (1, 2, 3)]
 
 
 def other(region: str) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from e2e_lab import CHECKOUT, Lab, kill_group, other, recompute, wait
+from e2e_lab import Lab, hosts_of, kill_group, other, recompute, wait
 
 PHASES = ("gates", "fenced", "opened")
 
@@ -27,38 +27,22 @@ def drill(lab: Lab, scenario: str) -> tuple[Path, dict[str, Any]]:
     return latest(lab)
 
 
-def hosts_of(region: str) -> list[str]:
-    return [f"{region}-{number}" for number in (1, 2, 3)]
-
-
 @pytest.fixture
 def whole(healthy: Lab) -> Iterator[Lab]:
     """A lab whose network and whose regions are whole again afterwards, whatever the test did."""
     yield healthy
-    link(healthy, "heal", sorted(healthy.addresses))
-    for host in healthy.addresses:
-        healthy.podman("start", f"muster-{healthy.id}-{host}")
-    wait(lambda: healthy.play("dr_reprotect").code == 0, "a lab that is protected again", 120, 2)
-
-
-def link(lab: Lab, action: str, hosts: list[str], peers: list[str] | None = None) -> None:
-    addresses = ",".join(lab.addresses[peer] for peer in peers or [])
-    subprocess.run(
-        ["lab/dr/link", action, f"muster-{lab.id}", ",".join(hosts), addresses],
-        cwd=CHECKOUT, check=True, timeout=60,
-    )  # fmt: skip
+    healthy.repair()
 
 
 def lose(lab: Lab, region: str, other: str, seconds: float = 3) -> None:
     """Cut the link, let the region go on alone, kill it."""
-    link(lab, "cut", hosts_of(region), hosts_of(other))
-    link(lab, "cut", hosts_of(other), hosts_of(region))
+    lab.cut(hosts_of(region), hosts_of(other))
     time.sleep(seconds)
     lab.podman("kill", "--signal", "KILL", *(f"muster-{lab.id}-{host}" for host in hosts_of(region)))
 
 
 def come_back(lab: Lab, region: str) -> None:
-    link(lab, "heal", sorted(lab.addresses))
+    lab.heal()
     lab.podman("start", *(f"muster-{lab.id}-{host}" for host in hosts_of(region)))
 
 
@@ -223,7 +207,7 @@ def guard(lab: Lab, host: str) -> bool:
 def test_a_region_behind_a_closed_edge_is_stopped_before_it_is_opened(whole: Lab) -> None:
     lab = whole
     home = lab.primary_region()
-    away = {"north": "south", "south": "north"}[home]
+    away = other(home)
     since = lab.now()
     lab.ok("dr_failover", "-e", f"dr_target_region={away}", "-e", '{"dr_fence_providers": ["network"]}')
     # It still takes writes there; nobody can reach it.

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -18,9 +17,9 @@ from typing import Any
 
 import psycopg2
 import pytest
-from e2e_lab import CHECKOUT, Lab, wait
+from e2e_lab import Lab, hosts_of, other, wait
 
-OTHER = {"north": "south", "south": "north"}
+REGIONS = ("north", "south")
 LEASE = 20  # autofailover_lease_seconds
 WORD = 10  # how long a host goes on after its last word: the lease less fence, uncertainty and watchdog
 OBJECTIVE = 90  # seconds from the fault to the verified service
@@ -28,27 +27,6 @@ STATEMENT = (
     "insert into muster_e2e_writes (writer) values (%s) "
     "returning current_setting('cluster_name'), substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8)"
 )
-
-
-def hosts_of(region: str) -> list[str]:
-    return [f"{region}-{number}" for number in (1, 2, 3)]
-
-
-def link(lab: Lab, action: str, hosts: list[str], peers: list[str]) -> None:
-    addresses = ",".join(lab.addresses[peer] for peer in peers)
-    subprocess.run(
-        ["lab/dr/link", action, f"muster-{lab.id}", ",".join(hosts), addresses],
-        cwd=CHECKOUT, check=True, timeout=60,
-    )  # fmt: skip
-
-
-def cut(lab: Lab, one: list[str], two: list[str]) -> None:
-    link(lab, "cut", one, two)
-    link(lab, "cut", two, one)
-
-
-def heal(lab: Lab) -> None:
-    link(lab, "heal", sorted(lab.addresses), [])
 
 
 def state(lab: Lab) -> dict[str, Any]:
@@ -84,7 +62,7 @@ class Writers:
         self.lab = lab
         self.rows: list[Row] = []
         self.stopping = threading.Event()
-        places = [*(f"{region}-{number}" for region in OTHER for number in (1, 2, 3))]
+        places = [*(f"{region}-{number}" for region in REGIONS for number in (1, 2, 3))]
         self.threads = [threading.Thread(target=self.write, args=(place,)) for place in places]
 
     def __enter__(self) -> Writers:
@@ -130,7 +108,7 @@ class Writers:
 
     def dual(self, old: str) -> list[Row]:
         """What the old primary region acknowledged after the other one's first acknowledged write."""
-        first = min((row.acked for row in self.of(OTHER[old])), default=float("inf"))
+        first = min((row.acked for row in self.of(other(old))), default=float("inf"))
         return [row for row in self.of(old) if row.acked > first]
 
     def silence(self, region: str) -> float:
@@ -157,30 +135,22 @@ def automatic(lab: Lab) -> Iterator[Lab]:
     )
     yield lab
     if (lab.directory / "automatic").read_text() == "true\n":
-        repair(lab)
+        lab.repair()
         (lab.directory / "automatic").write_text("false\n")
         lab.ok("site")
-
-
-def repair(lab: Lab) -> None:
-    """Both regions protected again, whatever a test did."""
-    heal(lab)
-    for host in lab.addresses:
-        lab.boot(host)
-    wait(lambda: lab.play("dr_reprotect").code == 0, "a lab that is protected again", 150, 2)
-    lab.wait_healthy()
 
 
 @pytest.fixture
 def ready(automatic: Lab) -> Iterator[Lab]:
     lab = automatic
-    lab.wait_healthy()
+    if lab.status()["exit_code"] != 0:
+        lab.repair()  # a fault before this one left it so
     holder = lab.primary_region()
     assert state(lab)["holders"] == [holder]
     # After a repair the other region's hosts have to have said that they fence themselves.
     wait(lambda: len(set(state(lab)["armed"]) & set(hosts_of(holder))) == 2, "the region to be armed", 30)
     yield lab
-    heal(lab)
+    lab.heal()
 
 
 def record(lab: Lab, fault: str, **figures: Any) -> None:
@@ -230,7 +200,7 @@ def first_write(lab: Lab, since: float, region: str) -> float:
 def region_lost(lab: Lab, fault: str, lose: Callable[[str], None]) -> str:
     """The primary region goes; the witness fails over. Returns the region that was lost."""
     home = lab.primary_region()
-    away = OTHER[home]
+    away = other(home)
     before, window_from = state(lab), lab.now()
     with Writers(lab) as writers:
         began = time.time()
@@ -273,11 +243,11 @@ def nothing_moves(lab: Lab, fault: str, disturb: Callable[[str], None], longest:
         moved=after["holders"] != [home],
         longest_silence_seconds=round(silence, 1),
         lost_canary_writes=len(window.lost),
-        dual_writes=len(writers.of(OTHER[home])) + len(window.dual),
+        dual_writes=len(writers.of(other(home))) + len(window.dual),
     )
     assert after["holders"] == [home]
     assert (after["term"], after["passed"]) == (before["term"], before["passed"])
-    assert writers.of(OTHER[home]) == []
+    assert writers.of(other(home)) == []
     assert window.dual == []
     assert window.lost == set()
     assert silence <= longest
@@ -289,12 +259,12 @@ def nothing_moves(lab: Lab, fault: str, disturb: Callable[[str], None], longest:
 
 def test_a_planned_move_takes_the_lease_along(ready: Lab) -> None:
     lab = ready
-    away = OTHER[lab.primary_region()]
+    away = other(lab.primary_region())
     window_from, began = lab.now(), time.time()
     lab.ok("dr_switchover", "-e", f"dr_target_region={away}")
     assert state(lab)["holders"] == [away]
     time.sleep(3)
-    for host in (f"{region}-{number}" for region in OTHER for number in (1, 2)):
+    for host in (f"{region}-{number}" for region in REGIONS for number in (1, 2)):
         said = lab.sh(host, f"journalctl -q -o cat -u muster-lease-agent --since @{began:.0f}")
         assert "fencing this host" not in said
     window = lab.window(window_from)
@@ -313,19 +283,19 @@ def test_site_changes_nothing_then(ready: Lab) -> None:
 
 def test_region_killed(ready: Lab) -> None:
     lab = ready
-    names = {region: [f"muster-{lab.id}-{host}" for host in hosts_of(region)] for region in OTHER}
+    names = {region: [f"muster-{lab.id}-{host}" for host in hosts_of(region)] for region in REGIONS}
     region_lost(lab, "region killed", lambda home: lab.podman("kill", "--signal", "KILL", *names[home]))
-    repair(lab)
+    lab.repair()
 
 
 def test_region_isolated(ready: Lab) -> None:
     lab = ready
 
     def isolate(home: str) -> None:
-        cut(lab, hosts_of(home), [*hosts_of(OTHER[home]), "witness"])
+        lab.cut(hosts_of(home), [*hosts_of(other(home)), "witness"])
 
     home = region_lost(lab, "region isolated", isolate)
-    heal(lab)
+    lab.heal()
     # It hears that it has lost its lease, and stays down over a reboot, too.
     for host in hosts_of(home)[:2]:
         wait(
@@ -334,7 +304,7 @@ def test_region_isolated(ready: Lab) -> None:
             30,
         )
         assert lab.sh(host, "pgrep -c -x postgres; true").strip() == "0"
-    repair(lab)
+    lab.repair()
 
 
 def test_witness_killed(ready: Lab) -> None:
@@ -352,9 +322,9 @@ def test_witness_isolated_from_one_region(ready: Lab) -> None:
     lab = ready
 
     def isolate(home: str) -> None:
-        cut(lab, hosts_of(home), ["witness"])
+        lab.cut(hosts_of(home), ["witness"])
         time.sleep(LEASE + 6)
-        heal(lab)
+        lab.heal()
 
     said = nothing_moves(lab, "witness isolated from the primary region", isolate, 4)
     assert "passed:" not in said
@@ -366,9 +336,9 @@ def test_flapping_link(ready: Lab) -> None:
 
     def flap(home: str) -> None:
         for seconds in (4, 6, WORD + 4):
-            cut(lab, hosts_of(home), [*hosts_of(OTHER[home]), "witness"])
+            lab.cut(hosts_of(home), [*hosts_of(other(home)), "witness"])
             time.sleep(seconds)
-            heal(lab)
+            lab.heal()
             time.sleep(5)
         wait(lambda: lab.primary_region() == home, "the region to be back", 60)
 
@@ -383,9 +353,9 @@ def test_turned_off_it_leaves_nothing_behind(ready: Lab) -> None:
     (lab.directory / "automatic").write_text("false\n")
     lab.ok("site")
     assert not any(lab.ok("site").changed.values())
-    for host in (f"{region}-{number}" for region in OTHER for number in (1, 2)):
+    for host in (f"{region}-{number}" for region in REGIONS for number in (1, 2)):
         assert "muster" not in lab.sh(host, "systemctl list-units --plain 'muster-lease*'", check=False)
     window_from = lab.now()
-    lab.ok("dr_switchover", "-e", f"dr_target_region={OTHER[lab.primary_region()]}")
+    lab.ok("dr_switchover", "-e", f"dr_target_region={other(lab.primary_region())}")
     window = lab.window(window_from)
     assert (window.lost, window.dual) == (set(), [])
