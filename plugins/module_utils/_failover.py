@@ -32,6 +32,9 @@ from ansible_collections.muster.platform.plugins.module_utils._wait import wait_
 POLL = 0.03
 # How long Patroni may take to begin the promotion. One that is free begins at once.
 PATIENCE = 1.0
+# How long the target region may take to have a leader again: the lease of one that died (Patroni's ttl is
+# 20 s), and the election after it.
+ELECTION = 45.0
 # How old a fence's proof may be, in seconds: what was off five minutes ago may be on.
 FRESH = 300.0
 
@@ -54,6 +57,15 @@ def check_fence(fence: Mapping[str, Any], source: str, now: datetime) -> None:
             f"refused: the fence of {source} was proven {-age:.0f} s in the future by this host's clock, "
             "so its age is not known"
         )
+
+
+def describe(member: Member) -> str:
+    """What a host said of itself, for a person."""
+    if member.error:
+        return f"{member.host}: {member.error}"
+    words = [member.role, member.state, member.replication_state]
+    at = f"timeline {member.timeline} at {format_lsn(max(member.received or 0, member.lsn or 0))}"
+    return f"{member.host}: {', '.join(word for word in (*words, at) if word)}"
 
 
 @dataclass
@@ -84,9 +96,10 @@ class Promotion:
 
     def leader(self, truth: Truth) -> Member:
         """Who is promoted: the region's leader, if nobody in the region has more WAL."""
-        if truth.leader is None:
-            raise MusterError(f"nobody leads region {self.target} at the moment")
         members = self.survey.region(self.target).members
+        if truth.leader is None:
+            said = "; ".join(describe(member) for member in members.values())
+            raise MusterError(f"nobody leads region {self.target} at the moment ({said})")
         found = members.get(truth.leader)
         if found is None or found.error or found.role != "standby_leader":
             said = found.error or found.role if found else "unknown"
@@ -114,7 +127,10 @@ class Promotion:
         check_fence(self.fence, self.source, datetime.now(UTC))
         self.refuse_writers()
         leader = wait_until(
-            lambda: self.leader(self.dcs.read(self.target)), f"region {self.target} to have a leader", 25, 0.3
+            lambda: self.leader(self.dcs.read(self.target)),
+            f"region {self.target} to have a leader",
+            ELECTION,
+            0.3,
         )
         before = self.sql.recovery(leader.host)
         if check:

@@ -200,9 +200,17 @@ def test_a_region_without_a_leader_is_waited_for_and_told(world: World) -> None:
     world.sides["south"].leader, world.sides["south"].elects = None, False
     began = world.now
     assert refused(world) == (
-        "waited 25 s for region south to have a leader: nobody leads region south at the moment"
+        "waited 45 s for region south to have a leader: nobody leads region south at the moment "
+        "(south-1: replica, running, streaming, timeline 1 at 0/898; "
+        "south-2: replica, running, streaming, timeline 1 at 0/898)"
     )
-    assert 25 <= world.now - began < 27
+    assert 45 <= world.now - began < 47
+
+
+def test_who_does_not_answer_meanwhile_is_told_as_well(world: World) -> None:
+    world.sides["south"].leader, world.sides["south"].elects = None, False
+    world.node("south-2").up = False
+    assert "streaming, timeline 1 at 0/898; south-2: " in refused(world)
 
 
 def test_a_leader_that_returns_in_time_is_promoted(world: World) -> None:
@@ -246,7 +254,7 @@ def test_a_replica_that_has_more_is_not_passed_over(world: World) -> None:
     ahead.replaying = False
     ahead.wal = [*ahead.wal, 90001, 90002]
     assert refused(world) == (
-        "waited 25 s for region south to have a leader: "
+        "waited 45 s for region south to have a leader: "
         "south-2 has more WAL than south-1, which leads region south"
     )
 
