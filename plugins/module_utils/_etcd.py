@@ -29,6 +29,7 @@ T = TypeVar("T")
 LOCK_PREFIX = "/muster/locks/"
 # gRPC status codes with which another endpoint may do better: deadline exceeded, unavailable.
 _TRY_ANOTHER = frozenset({4, 14})
+_UNKNOWN = 2
 # A lease that no longer exists.
 _NOT_FOUND = 5
 
@@ -276,7 +277,8 @@ class EtcdClient:
         detail = error if isinstance(error, dict) else answer
         text = detail.get("message") or detail.get("error") or f"HTTP status {code}"
         grpc = detail.get("grpc_code", detail.get("code"))
-        if grpc is None and code >= 500:
+        if code >= 500 and (grpc is None or (grpc == _UNKNOWN and "transport: " in str(text))):
+            # The second is etcd 3.4's gateway before the server behind it has begun to serve.
             grpc = 14
         raise EtcdError(f"etcd at {endpoint}: {text}", code=grpc, sent=grpc in _TRY_ANOTHER)
 
