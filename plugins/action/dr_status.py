@@ -60,9 +60,7 @@ class ActionModule(ActionBase):
             facts = variables["hostvars"][host]
             status = facts.get("recovery_status")
             if not status or status.get("store") != store:
-                rows.append({**silent(store, region(facts["group_names"]), host), "streaming": False})
+                rows.append(silent(store, region(facts["group_names"]), host))
                 continue
-            # A standby that is not streaming has said so among its reasons.
-            streaming = not any("not streaming" in reason for reason in status["reasons"])
-            rows.append({**status, "host": host, "streaming": streaming})
+            rows.append({**status, "host": host})
         return rows

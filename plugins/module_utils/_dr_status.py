@@ -21,6 +21,7 @@ def silent(store: str, region: str, host: str) -> dict[str, Any]:
         "role": "unknown",
         "healthy": False,
         "reasons": [f"{host} did not answer"],
+        "ready": None,
         "position": None,
         "timeline": None,
         "lag_bytes": None,
@@ -45,11 +46,12 @@ def switchable(store: str, rows: Sequence[Mapping[str, Any]]) -> list[str]:
     fit = [
         row
         for row in standbys
-        if row["lag_bytes"] is not None and row["timeline"] == primaries[0]["timeline"] and row["streaming"]
+        if row["lag_bytes"] is not None and row["timeline"] == primaries[0]["timeline"] and row["ready"]
     ]
     if not fit:
         return [
-            f"{store}: no standby outside region {home} streams on the primary's timeline with a known lag"
+            f"{store}: no standby outside region {home} that could take over "
+            "is on the primary's timeline with a known lag"
         ]
     return []
 

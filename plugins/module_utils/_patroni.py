@@ -153,6 +153,7 @@ class Member:
     scope: str | None = None
     replayed_at: str | None = None
     sync_standby: bool = False
+    unled: bool = False  # whether nobody leads its region, by its Patroni's account
     loop_at: float | None = None  # when Patroni last went round its loop, by its host's clock
     error: str | None = None
 
@@ -200,6 +201,7 @@ def member_from(host: str, region: str, status: Mapping[str, Any]) -> Member:
         scope=(status.get("patroni") or {}).get("scope"),
         replayed_at=xlog.get("replayed_timestamp"),
         sync_standby=bool(status.get("sync_standby")),
+        unled=bool(status.get("cluster_unlocked")),
         loop_at=status.get("dcs_last_seen"),
     )
 

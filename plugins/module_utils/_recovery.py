@@ -69,6 +69,8 @@ def reasons_for(member: Member, regions: Mapping[str, Region]) -> list[str]:
                 f"{member.host} is on timeline {member.timeline}, "
                 f"the primary {found[0].host} on {found[0].timeline}"
             )
+        if member.unled:
+            reasons.append(f"nobody leads region {member.region}, so it cannot take over")
     return reasons
 
 
@@ -80,12 +82,14 @@ def recovery_status(
     role = "stopped" if member.role == "stopped" else ROLES.get(member.role, "unknown")
     lag = 0 if member.writable else lag_bytes(member, regions)
     reasons = reasons_for(member, regions)
+    ready = not member.unled and member.replication_state == "streaming" if role == "standby" else None
     return {
         "store": "postgresql",
         "region": member.region,
         "role": role,
         "healthy": not reasons,
         "reasons": reasons,
+        "ready": ready,
         "position": format_lsn(member.lsn),
         "timeline": member.timeline,
         "lag_bytes": lag,

@@ -38,8 +38,9 @@ from ansible_collections.muster.platform.plugins.module_utils._restore_steps imp
 
 Params = Mapping[str, Any]
 # Left behind in etcd by a region that ended without a word. The leader too: an etcd that was killed
-# gives the key of the dead leader a fresh lease when it returns.
-STALE = ("leader", "failover", "failsafe", "sync")
+# gives the key of the dead leader a fresh lease when it returns. And how far its last leader had come: who
+# is more than a megabyte behind that may not lead, and what was rewound is behind it.
+STALE = ("leader", "failover", "failsafe", "sync", "status", "optime/leader")
 # With them Patroni waits for ever for data that nobody has any more.
 OF_LOST_DATA = ("initialize", "history", "status", "optime/leader")
 ROOM_MB = 256
@@ -312,8 +313,8 @@ def configure(params: Params, check_mode: bool) -> dict[str, Any]:
             raise MusterError(f"{prefix}/config is missing: provision the region with site.yml first")
         wanted = not is_standby(config)
         # What is removed comes first: with the configuration the step is done, and is not done again.
-        keys = [*(STALE if wanted else ()), *(OF_LOST_DATA if params["forget_data"] else ())]
-        keys = [f"{prefix}/{key}" for key in keys]
+        names = dict.fromkeys((*(STALE if wanted else ()), *(OF_LOST_DATA if params["forget_data"] else ())))
+        keys = [f"{prefix}/{name}" for name in names]
         if check_mode:
             return {"changed": wanted or any(client.get(key) for key in keys)}
         removed = [key for key in keys if client.delete(key)]

@@ -107,6 +107,7 @@ recovery_status:
       type: str
     healthy: {description: Whether there are no reasons against it., type: bool}
     reasons: {description: Why it is not healthy., type: list, elements: str}
+    ready: {description: Null; it has no standby that could take over., type: bool}
     position: {description: The revision that this member has., type: str}
     timeline: {description: Null; etcd has none., type: int}
     lag_bytes: {description: Null; the regions' clusters do not follow each other., type: int}
@@ -227,6 +228,7 @@ def recovery_status(
         "role": role if local.running else "stopped",
         "healthy": not reasons,
         "reasons": reasons,
+        "ready": None,
         "position": str(status.revision) if status else None,
         "timeline": None,
         "lag_bytes": None,

@@ -220,8 +220,8 @@ def find_reasons(endpoint: dict[str, Any], single: bool) -> list[str]:
 def read(params: dict[str, Any]) -> dict[str, Any]:
     """What the module returns."""
     status: dict[str, Any] = {"store": "haproxy", "region": params["region"] or None, "role": None}
-    nulls = ("position", "timeline", "lag_bytes", "lag_seconds", "last_backup_at", "last_restore_proof_at")
-    status |= dict.fromkeys(nulls)
+    nulls = "ready", "position", "timeline", "lag_bytes", "lag_seconds", "last_backup_at"
+    status |= dict.fromkeys((*nulls, "last_restore_proof_at"))
     try:
         information = dict(
             line.split(": ", 1) for line in ask(params["socket"], "show info").splitlines() if ": " in line

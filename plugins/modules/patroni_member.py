@@ -88,6 +88,8 @@ def serving(patroni: Patroni, host: str) -> Member | None:
     if member.writable:
         return member
     if member.role in ("replica", "standby_leader") and member.replication_state == "streaming":
+        if member.unled:
+            raise MusterError("it streams, but nobody leads its region")
         return member
     raise MusterError(
         f"it is {member.role}, {member.state}, replication {member.replication_state or 'not begun'}"

@@ -78,6 +78,7 @@ recovery_status:
       type: str
     healthy: {description: Whether there are no reasons against it., type: bool}
     reasons: {description: Why it is not healthy., type: list, elements: str}
+    ready: {description: Null; it has no standby that could take over., type: bool}
     position: {description: The newest archived WAL segment., type: str}
     timeline: {description: That segment's timeline., type: int}
     lag_bytes: {description: Not known from here., type: int}
@@ -214,6 +215,7 @@ def run(params: dict[str, Any]) -> dict[str, Any]:
         "role": {True: "primary", False: "stopped", None: "unknown"}[serves],
         "healthy": not reasons,
         "reasons": reasons,
+        "ready": None,
         "position": wal,
         "timeline": int(wal[:8], 16) if wal else None,
         "lag_bytes": None,

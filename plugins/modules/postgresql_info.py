@@ -73,6 +73,7 @@ recovery_status:
     role: {description: "V(primary), V(standby), V(fenced), V(stopped) or V(unknown).", type: str}
     healthy: {description: Whether there are no reasons against it., type: bool}
     reasons: {description: Why it is not healthy., type: list, elements: str}
+    ready: {description: Whether a standby could take over now; null for what is none., type: bool}
     position: {description: "End of WAL as an LSN: written on a primary, replayed on a standby.", type: str}
     timeline: {description: PostgreSQL's timeline., type: int}
     lag_bytes: {description: WAL of the primary that is not replayed here., type: int}

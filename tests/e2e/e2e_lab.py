@@ -231,17 +231,20 @@ class Lab:
         )
         return Window(rows, {row[0] for row in held})
 
-    def etcdctl(self, region: str, words: str) -> str:
-        """Ask a region's own etcd, on the host that has no PostgreSQL."""
+    def etcdctl(self, region: str, words: str, number: int = 3) -> str:
+        """Ask a region's own etcd, on the host that has no PostgreSQL or on another one."""
         tls = "--cacert /etc/etcd/tls/ca.crt --cert /etc/etcd/tls/member.crt --key /etc/etcd/tls/member.key"
-        return self.sh(
-            f"{region}-3", f"ETCDCTL_API=3 etcdctl --endpoints https://{region}-3:2379 {tls} {words}"
-        )
+        host = f"{region}-{number}"
+        return self.sh(host, f"ETCDCTL_API=3 etcdctl --endpoints https://{host}:2379 {tls} {words}")
+
+    def noted(self, region: str, key: str) -> str:
+        """What Patroni notes in a region's etcd; from a host with PostgreSQL, which no fence parts from it."""
+        return self.etcdctl(region, f"get --print-value-only /service/muster-{region}/{key}", 1).strip()
 
     def declared_standby(self, region: str) -> bool:
         """Whether etcd says that the region is a standby: the one fact that changes at each step."""
-        config = self.etcdctl(region, f"get --print-value-only /service/muster-{region}/config")
-        assert config.strip(), f"etcd of {region} holds no configuration of Patroni"
+        config = self.noted(region, "config")
+        assert config, f"etcd of {region} holds no configuration of Patroni"
         return '"standby_cluster"' in config
 
     def surviving(self, folder: Path) -> list[int]:

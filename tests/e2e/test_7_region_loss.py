@@ -204,6 +204,23 @@ def guard(lab: Lab, host: str) -> bool:
     return "is primary" in lab.sh(host, "cat /run/muster-postgresql/guard", check=False)
 
 
+def optime(lab: Lab, region: str) -> int:
+    """How far the region's leader has come, as Patroni notes it in etcd."""
+    return int(json.loads(lab.noted(region, "status"))["optime"])
+
+
+def run_ahead(lab: Lab, region: str) -> int:
+    """Let a region that still takes writes go on by itself for two WAL segments; how far it came."""
+    sql = "su postgres -c \"psql -At -c 'select txid_current()' -c 'select pg_switch_wal()'\""
+    before = optime(lab, region)
+    for _segment in range(2):
+        for host in hosts_of(region)[:2]:
+            lab.sh(host, sql, check=False)  # the standby refuses
+    return int(
+        wait(lambda: (now := optime(lab, region)) > before + (16 << 20) and now, "the new position", 30)
+    )
+
+
 def test_a_region_behind_a_closed_edge_is_stopped_before_it_is_opened(whole: Lab) -> None:
     lab = whole
     home = lab.primary_region()
@@ -213,7 +230,11 @@ def test_a_region_behind_a_closed_edge_is_stopped_before_it_is_opened(whole: Lab
     # It still takes writes there; nobody can reach it.
     assert lab.sh(f"{home}-1", "pgrep -c -x postgres; true").strip() != "0"
     assert lab.query(f"{home}-3", "show cluster_name")[0][0] == f"muster-{away}"
+    ahead = run_ahead(lab, home)
     lab.ok("dr_reprotect")
+    # Who is behind what the old side had may lead it again: it could be promoted at once.
+    assert lab.noted(home, "leader")
+    assert optime(lab, home) < ahead
     lab.wait_healthy()
     assert lab.primary_region() == away
     window = lab.window(since)

@@ -29,7 +29,7 @@ def row(host: str, role: str = "standby", **more: Any) -> Row:
         "lag_bytes": 0,
         "lag_seconds": 0.0,
         "last_backup_at": "2026-11-21T10:00:00Z",
-        "streaming": True,
+        "ready": None if role == "primary" else True,
         **more,
     }
 
@@ -56,7 +56,7 @@ def test_what_else_is_wrong_degrades_and_keeps_nobody_from_switching() -> None:
         (without("n2", {**row("n2"), "healthy": False}), 1, []),
         # One standby of two is enough for a switch, but not healthy.
         (
-            without("s2", {**silent("postgresql", "south", "s2"), "streaming": False}),
+            without("s2", silent("postgresql", "south", "s2")),
             1,
             ["s2 did not answer"],
         ),
@@ -76,21 +76,24 @@ def test_what_else_is_wrong_degrades_and_keeps_nobody_from_switching() -> None:
             [row("n1", "primary"), row("s1", lag_bytes=None)],
             2,
             [
-                "postgresql: no standby outside region north streams on the primary's timeline with a known lag"
+                "postgresql: no standby outside region north that could take over is on the primary's timeline "
+                "with a known lag"
             ],
         ),
         (
             [row("n1", "primary"), row("s1", timeline=2)],
             2,
             [
-                "postgresql: no standby outside region north streams on the primary's timeline with a known lag"
+                "postgresql: no standby outside region north that could take over is on the primary's timeline "
+                "with a known lag"
             ],
         ),
         (
-            [row("n1", "primary"), row("s1", streaming=False, reasons=["s1 is not streaming (x)"])],
+            [row("n1", "primary"), row("s1", ready=False, reasons=["s1 is not streaming (x)"])],
             2,
             [
-                "postgresql: no standby outside region north streams on the primary's timeline with a known lag",
+                "postgresql: no standby outside region north that could take over is on the primary's timeline "
+                "with a known lag",
                 "s1 is not streaming (x)",
             ],
         ),
@@ -131,9 +134,7 @@ def variables() -> dict[str, Any]:
     hostvars = {
         found["host"]: {
             "group_names": ["postgresql", f"region_{found['region']}"],
-            "recovery_status": {
-                key: value for key, value in found.items() if key not in ("host", "streaming")
-            },
+            "recovery_status": {key: value for key, value in found.items() if key != "host"},
         }
         for found in GOOD
     }
@@ -171,13 +172,11 @@ def test_a_host_that_said_nothing_counts_against(printed: list[str]) -> None:
     assert "  - s1 did not answer" in printed[1]
 
 
-def test_a_standby_that_does_not_stream_is_no_target(printed: list[str]) -> None:
+@pytest.mark.parametrize("ready", [False, None])
+def test_a_standby_that_could_not_take_over_is_no_target(printed: list[str], ready: bool | None) -> None:
     given = variables()
     for host in ("s1", "s2"):
-        given["hostvars"][host]["recovery_status"] |= {
-            "reasons": [f"{host} is not streaming (no WAL receiver)"],
-            "healthy": False,
-        }
+        given["hostvars"][host]["recovery_status"]["ready"] = ready
     answer = run_action(dr_status, {"stores": ["postgresql"], "show": False}, given)
     assert answer["exit_code"] == 2
     assert printed == []

@@ -397,6 +397,7 @@ def test_info_of_a_healthy_member(host: Host, run: Run, tmp_path: Path) -> None:
         "role": "primary",
         "healthy": True,
         "reasons": [],
+        "ready": None,
         "position": "1",
         "timeline": None,
         "lag_bytes": None,

@@ -90,6 +90,7 @@ def test_it_waits_until_a_replica_streams(unit: Path, patroni: PatroniApi, run_m
             status("replica", state="creating replica", replication_state=None),
             "it is replica, creating replica, replication not begun",
         ),
+        (status("replica", cluster_unlocked=True), "it streams, but nobody leads its region"),
         (status("replica", replication_state=None), "it is replica, running, replication not begun"),
         (status("primary", state="starting"), "it is primary, starting, replication not begun"),
         ({"state": "stopped"}, "it is stopped, stopped, replication not begun"),

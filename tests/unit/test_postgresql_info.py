@@ -81,6 +81,7 @@ def test_the_primary(patroni: PatroniApi, run_module: Run) -> None:
         "role": "primary",
         "healthy": True,
         "reasons": [],
+        "ready": None,
         "position": "0/5000000",
         "timeline": 1,
         "lag_bytes": 0,

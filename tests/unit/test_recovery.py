@@ -95,11 +95,30 @@ def test_lag_in_seconds(lag: int | None, replayed_at: str | None, seconds: float
         ),
         ((primary(), standby(replication_state=None)), ["south-1 is not streaming (no WAL receiver)"]),
         ((primary(), standby(timeline=2)), ["south-1 is on timeline 2, the primary north-1 on 3"]),
+        ((primary(), standby(unled=True)), ["nobody leads region south, so it cannot take over"]),
+        ((primary(unled=True), standby()), []),
         ((primary(), standby(role="primary")), ["more than one host takes writes: north-1, south-1"]),
     ],
 )
 def test_reasons(members: tuple[Member, ...], reasons: list[str]) -> None:
     assert reasons_for(members[-1], regions(*members)) == reasons
+
+
+@pytest.mark.parametrize(
+    ("member", "ready"),
+    [
+        (primary(), None),
+        (standby(role="stopped", state="stopped"), None),
+        (Member("south-1", "south", error="silent"), None),
+        (standby(), True),
+        (standby(role="replica"), True),
+        (standby(role="replica", unled=True), False),
+        (standby(replication_state="in archive recovery"), False),
+        (standby(replication_state=None), False),
+    ],
+)
+def test_a_standby_tells_whether_it_could_take_over(member: Member, ready: bool | None) -> None:
+    assert recovery_status(member, regions(member), NOW)["ready"] is ready
 
 
 @pytest.mark.parametrize(
