@@ -18,11 +18,20 @@ from ansible_collections.muster.platform.plugins.module_utils import _inventory,
 COLLECTION = "muster.platform"
 # Which role a group's hosts get from site.yml; base and certificates go to all.
 GROUP_ROLES = ("etcd", "postgresql", "backup_repository", "haproxy", "canary")
+# Which role, and which of its entry points, the hosts of some groups get when a switch is on.
+OPTIONAL_ROLES = (
+    ("dr_autofailover", ("autofailover", "main"), ("witnesses", "postgresql")),
+    ("dr_autofailover", ("controller", "main"), ("witnesses",)),
+    ("dr_drill_timer_enabled", ("controller", "main"), ("witnesses",)),
+    ("dr_drill_timer_enabled", ("controller", "drill_timer"), ("witnesses",)),
+)
+LOCAL = ("localhost", "127.0.0.1")
+LOCAL_CONNECTIONS = ("local", "ansible.builtin.local")
 STORES = ("postgresql",)
 
 
-def role_spec(role: str) -> dict[str, Any]:
-    """The options of a role's main entry point; empty for a role that is not there."""
+def role_spec(role: str, entry_point: str = "main") -> dict[str, Any]:
+    """The options of a role's entry point; empty for a role that is not there."""
     found = _get_collection_role_path(f"{COLLECTION}.{role}", [COLLECTION])
     if not found:
         return {}
@@ -30,7 +39,7 @@ def role_spec(role: str) -> dict[str, Any]:
     if not path.exists():
         return {}
     document = yaml.safe_load(path.read_text(encoding="utf-8"))
-    options = document["argument_specs"].get("main", {}).get("options", {})
+    options = document["argument_specs"].get(entry_point, {}).get("options", {})
     return options if isinstance(options, dict) else {}
 
 
@@ -56,6 +65,28 @@ def check_variables(
     }
     for message in ArgumentSpecValidator(relaxed).validate(given).error_messages:
         yield f"{host}: {message} (role {role})"
+
+
+def defaults_of(spec: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: option["default"] for name, option in spec.items() if "default" in option}
+
+
+def roles_of(host: str, groups: Mapping[str, Any], settings: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Which roles site.yml gives a host, each with its entry point."""
+    roles = ("base", "certificates", *(group for group in GROUP_ROLES if host in groups.get(group, [])))
+    found = [(role, "main") for role in roles]
+    for switch, role, names in OPTIONAL_ROLES:
+        wanted = _inventory.is_on(settings, switch) and any(host in groups.get(name, []) for name in names)
+        if wanted and role not in found:
+            found.append(role)
+    return found
+
+
+def check_localhost(groups: Mapping[str, Any], hostvars: Mapping[str, Any]) -> Iterator[str]:
+    """Plays over this machine run on it, not over ssh to it; by itself only a localhost not listed does."""
+    for host in groups["all"]:
+        if host in LOCAL and hostvars[host].get("ansible_connection") not in LOCAL_CONNECTIONS:
+            yield f"{host} is in the inventory without ansible_connection: local; leave it out, or set that"
 
 
 def _one_line(option: Mapping[str, Any]) -> str:
@@ -84,10 +115,11 @@ class ActionModule(ActionBase):
             ),
             *_inventory.check_gates(settings),
             *_inventory.check_drill_timer(groups, settings),
-            *_lease.check_autofailover(groups, settings),
+            *_lease.check_autofailover(groups, settings, defaults_of(role_spec("autofailover"))),
+            *check_localhost(groups, variables["hostvars"]),
         ]
         if not problems:
-            problems = list(self._variables(groups, variables["hostvars"]))
+            problems = list(self._variables(groups, variables["hostvars"], settings))
         if problems:
             raise AnsibleError(
                 "the inventory cannot work, nothing was changed:\n  - " + "\n  - ".join(problems)
@@ -96,7 +128,7 @@ class ActionModule(ActionBase):
 
     def _settings(self, variables: dict[str, Any]) -> Mapping[str, Any]:
         """Global settings as any inventory host sees them: localhost need not be in the inventory."""
-        hosts = [host for host in variables["groups"]["all"] if host not in ("localhost", "127.0.0.1")]
+        hosts = [host for host in variables["groups"]["all"] if host not in LOCAL]
         if not hosts:
             raise AnsibleError("the inventory has no hosts; in the lab, `make lab` makes them")
         found: Mapping[str, Any] = variables["hostvars"][hosts[0]]
@@ -122,14 +154,16 @@ class ActionModule(ActionBase):
         return {"canary_interval": interval / 1000, "patroni_reaction": sum(waits)}
 
     @staticmethod
-    def _variables(groups: Mapping[str, Any], hostvars: Mapping[str, Any]) -> Iterator[str]:
-        everywhere = ("base", "certificates")
-        specs = {role: role_spec(role) for role in (*everywhere, *GROUP_ROLES)}
+    def _variables(
+        groups: Mapping[str, Any], hostvars: Mapping[str, Any], settings: Mapping[str, Any]
+    ) -> Iterator[str]:
+        specs: dict[tuple[str, str], dict[str, Any]] = {}
         for host in groups["all"]:
-            if host in ("localhost", "127.0.0.1"):
+            if host in LOCAL:
                 continue
-            roles = [*everywhere, *(group for group in GROUP_ROLES if host in groups.get(group, []))]
+            roles = roles_of(host, groups, settings)
+            specs |= {role: role_spec(*role) for role in roles if role not in specs}
             if "ansible_host" not in hostvars[host]:
                 yield f"{host} has no ansible_host: its address is needed by every other host"
             for role in roles:
-                yield from check_variables(host, role, specs[role], hostvars[host])
+                yield from check_variables(host, role[0], specs[role], hostvars[host])

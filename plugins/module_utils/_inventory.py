@@ -57,15 +57,22 @@ def check_quorum(groups: Mapping[str, Sequence[str]], small_allowed: bool) -> It
             )
 
 
+def is_on(settings: Mapping[str, Any], name: str) -> bool:
+    """Whether a switch of the inventory's is on; MusterError when it is neither on nor off."""
+    value = settings.get(name)
+    word = "false" if value is None else str(value).lower()
+    if word not in ("true", "false", "yes", "no", "1", "0"):
+        raise MusterError(f"{name} is {value!r}: it must be true or false")
+    return word in ("true", "yes", "1")
+
+
 def check_drill_timer(groups: Mapping[str, Sequence[str]], settings: Mapping[str, Any]) -> Iterator[str]:
     """A drill on a schedule needs a host that runs it, and a calendar in one line."""
-    wanted = settings.get("dr_drill_timer_enabled")
-    if wanted is None:
-        return
-    if str(wanted).lower() not in ("true", "false", "yes", "no", "1", "0"):
-        yield f"dr_drill_timer_enabled is {wanted!r}: it must be true or false"
-        return
-    if str(wanted).lower() in ("false", "no", "0"):
+    try:
+        if not is_on(settings, "dr_drill_timer_enabled"):
+            return
+    except MusterError as error:
+        yield str(error)
         return
     if not groups.get("witnesses"):
         yield "dr_drill_timer_enabled needs a host in group witnesses, which runs the drill"

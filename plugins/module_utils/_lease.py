@@ -10,17 +10,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ansible_collections.muster.platform.plugins.module_utils._errors import MusterError
+from ansible_collections.muster.platform.plugins.module_utils._inventory import is_on, regions_of
 
 SOCKET = "/run/muster-lease/control.sock"
-DEFAULTS: dict[str, float] = {
-    "autofailover_lease_seconds": 20,
-    "autofailover_renew_seconds": 2,
-    "autofailover_fence_seconds": 5,
-    "autofailover_clock_uncertainty_seconds": 1,
-    "autofailover_watchdog_seconds": 4,
-    "autofailover_probe_seconds": 10,
-    "autofailover_retry_seconds": 300,
-}
 LEAST: dict[str, float] = {
     "autofailover_renew_seconds": 0.5,
     "autofailover_fence_seconds": 2,
@@ -65,39 +57,40 @@ def _number(value: Any) -> float | None:
         return None
 
 
-def check_timing(settings: Mapping[str, Any]) -> Iterator[str]:
-    """Times that would let two regions write, or that no host can keep, a sentence each."""
+def check_timing(times: Mapping[str, Any]) -> Iterator[str]:
+    """The role's times that would let two regions write, or that no host can keep, a sentence each."""
+    parts = [f"autofailover_{part}_seconds" for part in ("fence", "clock_uncertainty", "watchdog", "renew")]
+    needed = dict.fromkeys((*parts, "autofailover_lease_seconds"))
     seconds: dict[str, float] = {}
-    for name, default in DEFAULTS.items():
-        value = settings.get(name)
-        found = default if value is None else _number(value)
+    for name, value in {**needed, **times}.items():
+        found = _number(value)
         least = LEAST.get(name, 0.1)
         if found is None or not least <= found <= 86400:
             yield f"{name} is {value!r}: it must be a number of seconds, {least:g} or more"
         else:
             seconds[name] = found
-    if len(seconds) < len(DEFAULTS):
+    if set(needed) - set(seconds):
         return
-    parts = ("fence", "clock_uncertainty", "watchdog", "renew")
-    needed = sum(seconds[f"autofailover_{part}_seconds"] for part in parts)
-    lease = seconds["autofailover_lease_seconds"]
-    if needed >= lease:
-        names = " + ".join(f"autofailover_{part}_seconds" for part in parts)
+    total, lease = sum(seconds[part] for part in parts), seconds["autofailover_lease_seconds"]
+    if total >= lease:
         yield (
-            f"{names} is {needed:g} s, which must be less than autofailover_lease_seconds ({lease:g} s): "
-            "else a region could still write when its lease has gone to the other"
+            f"{' + '.join(parts)} is {total:g} s, which must be less than autofailover_lease_seconds "
+            f"({lease:g} s): else a region could still write when its lease has gone to the other"
         )
 
 
-def check_autofailover(groups: Mapping[str, Any], settings: Mapping[str, Any]) -> Iterator[str]:
-    """What automatic failover needs of the inventory; nothing while it is off."""
-    wanted = settings.get("dr_autofailover")
-    if wanted is None:
-        return
-    if str(wanted).lower() not in ("true", "false", "yes", "no", "1", "0"):
-        yield f"dr_autofailover is {wanted!r}: it must be true or false"
-        return
-    if str(wanted).lower() in ("false", "no", "0"):
+def check_autofailover(
+    groups: Mapping[str, Any], settings: Mapping[str, Any], defaults: Mapping[str, Any]
+) -> Iterator[str]:
+    """What automatic failover needs of the inventory; nothing while it is off.
+
+    C(defaults) are the role's: its times are those whose names end in _seconds.
+    """
+    try:
+        if not is_on(settings, "dr_autofailover"):
+            return
+    except MusterError as error:
+        yield str(error)
         return
     witnesses = list(groups.get("witnesses") or [])
     if len(witnesses) != 1:
@@ -108,4 +101,11 @@ def check_autofailover(groups: Mapping[str, Any], settings: Mapping[str, Any]) -
             f"dr_autofailover needs the canary on the witness {witnesses[0]} (group canary): "
             "its writes are the second verdict"
         )
-    yield from check_timing(settings)
+    databases = set(groups.get("postgresql") or [])
+    homes = [name for name, hosts in regions_of(groups).items() if databases & set(hosts)]
+    if len(homes) != 2:
+        found = ", ".join(homes) or "none"
+        yield f"dr_autofailover needs PostgreSQL hosts in exactly two regions, found: {found}"
+    times = {name: value for name, value in defaults.items() if name.endswith("_seconds")}
+    given = {name: settings[name] for name in times if settings.get(name) is not None}
+    yield from check_timing(times | given)

@@ -115,10 +115,11 @@ def unpack(directory: Path, archive: str, name: str) -> None:
             if content is None or ".." in Path(member.name).parts or os.path.isabs(member.name):
                 raise MusterError(f"the archive holds {member.name}, which is no file of a bundle")
             place = fresh / member.name
-            place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            for folder in reversed(Path(member.name).parents):
+                (fresh / folder).mkdir(mode=0o700, exist_ok=True)
             with open(place, "wb") as stream:
+                os.fchmod(stream.fileno(), member.mode & 0o700)
                 shutil.copyfileobj(content, stream)
-            place.chmod(member.mode & 0o700)
     shutil.rmtree(directory / name, ignore_errors=True)
     fresh.rename(directory / name)
     link = directory / f"{CURRENT}.new"
@@ -141,7 +142,6 @@ def run(params: dict[str, Any], check: bool) -> dict[str, Any]:
         return {**result, "changed": check, "wanted": not check}
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        os.umask(0o077)
         unpack(directory, params["archive"], params["sha256"])
     except (OSError, tarfile.TarError) as error:
         raise MusterError(f"the files cannot be unpacked into {directory}: {error}") from error

@@ -34,10 +34,7 @@ options:
     default: 3600
 extends_documentation_fragment:
   - muster.platform.canary
-attributes:
-  check_mode:
-    description: Changes nothing, ever.
-    support: full
+  - muster.platform.info
 author: The Muster authors (@muster-platform)
 """
 

@@ -12,10 +12,7 @@ description:
   - Runs on the canary's host and reads the end of its ledger.
 extends_documentation_fragment:
   - muster.platform.canary
-attributes:
-  check_mode:
-    description: Changes nothing, ever.
-    support: full
+  - muster.platform.info
 author: The Muster authors (@muster-platform)
 """
 

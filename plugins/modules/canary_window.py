@@ -31,10 +31,7 @@ options:
     default: 500000
 extends_documentation_fragment:
   - muster.platform.canary
-attributes:
-  check_mode:
-    description: Changes nothing, ever.
-    support: full
+  - muster.platform.info
 requirements:
   - psycopg2, for stores of type V(postgresql)
 author: The Muster authors (@muster-platform)

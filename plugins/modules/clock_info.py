@@ -22,10 +22,9 @@ options:
     description: How many times to ask, from 1 to 100.
     type: int
     default: 8
+extends_documentation_fragment:
+  - muster.platform.info
 attributes:
-  check_mode:
-    description: Runs in check mode as well, because it changes nothing.
-    support: full
   diff_mode:
     description: There is nothing to show.
     support: none

@@ -52,10 +52,7 @@ options:
     default: 5
 extends_documentation_fragment:
   - muster.platform.canary
-attributes:
-  check_mode:
-    description: Changes nothing, ever.
-    support: full
+  - muster.platform.info
 requirements:
   - psycopg2
 seealso:

@@ -28,10 +28,8 @@ options:
     description: The scenario whose last passed drill is looked for in O(drills).
     type: str
     default: region_loss
-attributes:
-  check_mode:
-    description: Changes nothing, ever.
-    support: full
+extends_documentation_fragment:
+  - muster.platform.info
 author: The Muster authors (@muster-platform)
 """
 

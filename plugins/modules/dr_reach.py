@@ -23,10 +23,9 @@ options:
     description: Seconds that a host has to answer.
     type: float
     default: 2
+extends_documentation_fragment:
+  - muster.platform.info
 attributes:
-  check_mode:
-    description: Changes nothing, ever.
-    support: full
   action:
     description: Works on the controller only.
     support: full

@@ -17,10 +17,8 @@ options:
     description: Path of the scheduled drill's configuration.
     type: path
     default: /etc/muster/drill-timer.json
-attributes:
-  check_mode:
-    description: Changes nothing, ever.
-    support: full
+extends_documentation_fragment:
+  - muster.platform.info
 author: The Muster authors (@muster-platform)
 """
 

@@ -35,10 +35,7 @@ options:
 extends_documentation_fragment:
   - muster.platform.etcd
   - muster.platform.etcd.settings
-attributes:
-  check_mode:
-    description: Changes nothing, ever.
-    support: full
+  - muster.platform.info
 author: The Muster authors (@muster-platform)
 """
 

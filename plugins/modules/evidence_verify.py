@@ -46,10 +46,8 @@ options:
     description:
       - SHA-256 of a C(manifest.sha256) that was noted elsewhere after some drill. It must be in the chain.
     type: str
-attributes:
-  check_mode:
-    description: Changes nothing, ever.
-    support: full
+extends_documentation_fragment:
+  - muster.platform.info
 requirements:
   - ssh-keygen of OpenSSH 8.2 or later
 author: The Muster authors (@muster-platform)

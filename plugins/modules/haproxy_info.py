@@ -54,10 +54,8 @@ options:
   timeout:
     description: Seconds to wait until all is healthy, and to fail afterwards. Does neither when not given.
     type: float
-attributes:
-  check_mode:
-    description: Changes nothing, ever.
-    support: full
+extends_documentation_fragment:
+  - muster.platform.info
 author: The Muster authors (@muster-platform)
 """
 

@@ -45,10 +45,9 @@ options:
     type: list
     elements: path
     default: []
+extends_documentation_fragment:
+  - muster.platform.info
 attributes:
-  check_mode:
-    description: Runs in check mode as well, because it changes nothing.
-    support: full
   diff_mode:
     description: There is nothing to show.
     support: none

@@ -10,15 +10,30 @@ short_description: Tell which region holds the lease to write, and what the witn
 version_added: 0.1.0
 description:
   - Runs on the witness as root, and asks the lease's daemon there.
+  - Waits for what is asked for; without O(agents) and O(failover_after) it tells how things stand now.
 options:
+  agents:
+    description:
+      - Hosts whose agents must be heard. What each said last still counts, it could tell whether its region
+        is a standby, and it lets its host run.
+    type: list
+    elements: str
+    default: []
+  failover_after:
+    description:
+      - A moment in UTC, by the witness's clock, such as V(2026-11-21T10:00:00.000000Z). A failover must have
+        passed the lease after it, and have ended well.
+    type: str
+  timeout:
+    description: Seconds to wait for O(agents) and O(failover_after).
+    type: float
+    default: 30
   socket:
     description: The daemon's socket.
     type: path
     default: /run/muster-lease/control.sock
-attributes:
-  check_mode:
-    description: Changes nothing, ever.
-    support: full
+extends_documentation_fragment:
+  - muster.platform.info
 author: The Muster authors (@muster-platform)
 """
 
@@ -27,6 +42,11 @@ EXAMPLES = r"""
   become: true
   muster.platform.lease_info:
   register: lease
+
+- name: Wait until the witness hears these hosts again
+  become: true
+  muster.platform.lease_info:
+    agents: [north-1, north-2]
 
 - name: Is the other region fenced by its lease?
   ansible.builtin.assert:
@@ -118,17 +138,77 @@ reasons:
   elements: str
 """
 
+from datetime import datetime
+from typing import Any
+
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.muster.platform.plugins.module_utils import _lease
 from ansible_collections.muster.platform.plugins.module_utils._errors import MusterError
+from ansible_collections.muster.platform.plugins.module_utils._wait import wait_until
+
+
+def moment(text: str) -> datetime:
+    """A time with its zone; MusterError for anything else."""
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise MusterError(f"failover_after is {text!r}: it must be a time in UTC") from error
+    if found.tzinfo is None:
+        raise MusterError(f"failover_after is {text!r}: it must name its zone, as a Z at its end")
+    return found
+
+
+def unheard(found: dict[str, Any], host: str) -> str:
+    """Why a host does not count as heard; an empty text when it does."""
+    said = found["agents"].get(host)
+    if not said or said["seconds_ago"] > found["fresh_seconds"]:
+        return f"{host} is not heard"
+    if said.get("down"):
+        return f"{host} keeps PostgreSQL down"
+    return f"{host} does not know whether its region is a standby" if said.get("standby") is None else ""
+
+
+def failed_over(found: dict[str, Any], after: datetime) -> bool:
+    """Whether a failover passed the lease after that moment, and has ended well."""
+    passed = found["passed"]
+    if not passed or moment(passed["at"]) <= after:
+        raise MusterError("the lease has not been passed since")
+    if not passed["finished"] or found["running"]:
+        raise MusterError(f"the failover to {passed['to']} has not ended")
+    return True
+
+
+def look(params: dict[str, Any], after: datetime | None) -> dict[str, Any]:
+    """What the daemon tells, once it is what is waited for."""
+    found = _lease.ask(params["socket"], {"state": "info"})
+    missing = [reason for host in params["agents"] if (reason := unheard(found, host))]
+    if missing:
+        raise MusterError("; ".join(missing))
+    if after:
+        failed_over(found, after)
+    return found
+
+
+def run(params: dict[str, Any]) -> dict[str, Any]:
+    after = moment(params["failover_after"]) if params["failover_after"] else None
+    if not params["agents"] and not after:
+        return look(params, None)
+    what = f"the agents of {', '.join(params['agents'])}" if params["agents"] else "a failover by the witness"
+    return wait_until(lambda: look(params, after), what, params["timeout"], 0.5)
 
 
 def main() -> None:
     module = AnsibleModule(
-        argument_spec={"socket": {"type": "path", "default": _lease.SOCKET}}, supports_check_mode=True
+        argument_spec={
+            "agents": {"type": "list", "elements": "str", "default": []},
+            "failover_after": {"type": "str"},
+            "timeout": {"type": "float", "default": 30},
+            "socket": {"type": "path", "default": _lease.SOCKET},
+        },
+        supports_check_mode=True,
     )
     try:
-        found = _lease.ask(module.params["socket"], {"state": "info"})
+        found = run(module.params)
     except MusterError as error:
         module.fail_json(msg=str(error))
     module.exit_json(**found)

@@ -45,10 +45,8 @@ options:
     default: pgbackrest.service
 extends_documentation_fragment:
   - muster.platform.pgbackrest
+  - muster.platform.info
 attributes:
-  check_mode:
-    description: Changes nothing, ever.
-    support: full
   diff_mode:
     description: There is nothing to show.
     support: none

@@ -42,10 +42,7 @@ options:
 extends_documentation_fragment:
   - muster.platform.patroni
   - muster.platform.tls
-attributes:
-  check_mode:
-    description: Changes nothing, ever.
-    support: full
+  - muster.platform.info
 author: The Muster authors (@muster-platform)
 """
 

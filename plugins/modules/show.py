@@ -16,12 +16,11 @@ options:
     type: list
     elements: str
     required: true
+extends_documentation_fragment:
+  - muster.platform.info
 attributes:
   action:
     description: Runs on the controller.
-    support: full
-  check_mode:
-    description: Changes nothing, ever.
     support: full
 author: The Muster authors (@muster-platform)
 """

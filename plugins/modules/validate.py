@@ -16,12 +16,11 @@ description:
     C(dr_override), C(dr_approver), C(dr_lock_takeover) and the limits C(dr_max_*)), C(dr_autofailover) and
     the times of the role autofailover, groups and the variables that the roles declare."
 options: {}
+extends_documentation_fragment:
+  - muster.platform.info
 attributes:
   action:
     description: Runs on the controller.
-    support: full
-  check_mode:
-    description: Changes nothing, ever.
     support: full
 author: The Muster authors (@muster-platform)
 """

@@ -62,7 +62,7 @@ class Writers:
         self.lab = lab
         self.rows: list[Row] = []
         self.stopping = threading.Event()
-        places = [*(f"{region}-{number}" for region in REGIONS for number in (1, 2, 3))]
+        places = [host for region in REGIONS for host in hosts_of(region)]
         self.threads = [threading.Thread(target=self.write, args=(place,)) for place in places]
 
     def __enter__(self) -> Writers:

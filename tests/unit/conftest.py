@@ -13,8 +13,7 @@ with contextlib.suppress(ModuleNotFoundError):
 sys.path.insert(0, str(Path(__file__).parent))
 
 import json
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
@@ -25,15 +24,6 @@ from patroni_fake import patroni
 from platform_fake import platform
 
 __all__ = ["cluster", "patroni", "pki", "platform"]
-
-
-@pytest.fixture(autouse=True)
-def _same_umask() -> Iterator[None]:
-    """A module's main() is a process of its own elsewhere, and may set its umask."""
-    before = os.umask(0o022)
-    os.umask(before)
-    yield
-    os.umask(before)
 
 
 @pytest.fixture

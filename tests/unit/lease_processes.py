@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import itertools
 import json
 import os
 import shutil
@@ -42,17 +43,21 @@ def wait(check: Callable[[], Any], what: str, seconds: float = 12.0) -> Any:
     raise AssertionError(f"waited {seconds:g} s for {what}")
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port: int = server.getsockname()[1]
-        return port
+# A witness that is killed comes back at its place: nobody else may have been given that meanwhile.
+PORTS = itertools.count(8433)
+
+
+def own_place() -> tuple[str, int]:
+    """An address and a port that no other test uses: the address is this process's alone."""
+    first, second, third = os.getpid().to_bytes(3)
+    return f"127.{64 + first}.{second}.{third}", next(PORTS)
 
 
 class Link:
     """A way from one host to a port, which can be cut: what is cut says nothing, it does not refuse."""
 
-    def __init__(self, target: int) -> None:
-        self.target = target
+    def __init__(self, port: int, address: str = "127.0.0.1") -> None:
+        self.target = address, port
         self.up = True
         self.pairs: list[socket.socket] = []
         self.server = socket.create_server(("127.0.0.1", 0))
@@ -66,7 +71,7 @@ class Link:
                 if not self.up:
                     self.pairs.append(client)  # left without an answer
                     continue
-                other = socket.create_connection(("127.0.0.1", self.target), 1)
+                other = socket.create_connection(self.target, 1)
             except OSError:
                 if self.server.fileno() < 0:
                     return
@@ -137,7 +142,7 @@ class Machine:
         )
         systemctl.chmod(0o755)
         self.patroni = FakePatroni(world.pki, "primary" if region == "north" else "standby_leader")
-        self.to_witness = Link(world.port)
+        self.to_witness = Link(world.port, world.address)
         self.postgres: subprocess.Popen[bytes] | None = None
         self.agent: subprocess.Popen[bytes] | None = None
         self.config = self.root / "agent.json"
@@ -238,7 +243,7 @@ class Processes:
         for region, etcd in self.etcds.items():
             self.configure_region(etcd, region, region != "north")
         self.between = Between(self.etcds)
-        self.port = free_port()
+        self.address, self.port = own_place()
         self.acknowledging = True
         self.canary_runs = True
         for folder in ("witness", "canary", "lock"):
@@ -275,7 +280,7 @@ class Processes:
         )
         (self.root / "exit").write_text(str(self.exit_code))
         config = {
-            "address": "127.0.0.1",
+            "address": self.address,
             "port": self.port,
             "regions": REGIONS,
             "lease_seconds": LEASE,
@@ -320,9 +325,10 @@ class Processes:
     def start_witness(self) -> None:
         log = open(self.root / "witness.log", "ab")  # noqa: SIM115
         command = [sys.executable, "-I", FILES / "muster_lease.py", self.root / "witness.json"]
-        self.witness = subprocess.Popen(command, stderr=log, stdout=log)
+        self.witness = witness = subprocess.Popen(command, stderr=log, stdout=log)
 
         def answers() -> bool:
+            assert witness.poll() is None, f"the witness has ended: {self.log()}"
             try:
                 return bool(self.info())
             except _lease.MusterError:

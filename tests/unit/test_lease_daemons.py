@@ -8,15 +8,18 @@ import http.client
 import json
 import os
 import signal
+import socket
 import ssl
 import time
 import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.muster.platform.plugins.module_utils import _lease
 from ansible_collections.muster.platform.plugins.modules import lease, lease_info
 from lease_processes import LEASE, REGIONS, Processes, wait
 from lease_world import witness
@@ -278,7 +281,9 @@ def ask(
     context = ssl.create_default_context(cafile=str(world.pki / "ca.crt"))
     if certificate:
         context.load_cert_chain(world.pki / "member.crt", world.pki / "member.key")
-    connection = http.client.HTTPSConnection("localhost", world.port, timeout=5, context=context)
+    connection = http.client.HTTPSConnection("localhost", timeout=5)
+    plain = socket.create_connection((world.address, world.port), 5)
+    connection.sock = context.wrap_socket(plain, server_hostname="localhost")
     connection.request("POST", path, json.dumps({"host": host, "said": {}}))
     response = connection.getresponse()
     return response.status, json.loads(response.read())
@@ -359,9 +364,16 @@ def test_a_failover_by_hand_needs_an_ended_lease_or_a_proven_fence(world: Proces
     assert "is not proven to be fenced" in refused["msg"]
     wrong = {"proven": True, "region": "south"}
     assert "is not proven to be fenced" in run_module(lease, {**arguments, "proof": wrong})["msg"]
+    look = {"socket": world.socket, "failover_after": datetime.now(UTC).isoformat(), "timeout": 0}
     world.machines["north-1"].die()
+    assert run_module(lease_info, look)["msg"] == (
+        "waited 0 s for a failover by the witness: the lease has not been passed since"
+    )
     passed = run_module(lease, {**arguments, "proof": {"proven": True, "region": "north"}})
     assert (passed["changed"], passed["holders"], passed["term"]) == (True, ["south"], 2)
+    assert run_module(lease_info, look)["passed"]["to"] == "south"
+    late = run_module(lease_info, {**look, "failover_after": datetime.now(UTC).isoformat()})
+    assert "the lease has not been passed since" in late["msg"]
     again = run_module(lease, {**arguments, "proof": {"proven": True, "region": "north"}})
     assert again["changed"] is False
     assert not world.ran.exists()
@@ -380,6 +392,60 @@ def test_a_planned_move_that_failed_leaves_the_lease_where_the_primary_is(
     wait(lambda: world.said("north-1").get("standby"), "north to say that it is a standby")
     refused = run_module(lease, {**held, "timeout": 0.5})
     assert "which region is primary is not clear (north: standby, south: standby)" in refused["msg"]
+
+
+def test_agents_are_waited_for(world: Processes, run_module: Run) -> None:
+    look = {"socket": world.socket, "agents": ["north-1", "south-1"]}
+    assert run_module(lease_info, look)["term"] == 1
+    world.machines["south-1"].die()
+    wait(
+        lambda: world.said("south-1")["seconds_ago"] > world.info()["fresh_seconds"],
+        "its last word to be old",
+    )
+    assert run_module(lease_info, {**look, "timeout": 0.5})["msg"] == (
+        "waited 0.5 s for the agents of north-1, south-1: south-1 is not heard"
+    )
+    assert run_module(lease_info, {**look, "agents": ["north-1"], "timeout": 0})["term"] == 1
+
+
+HEARD = {"seconds_ago": 1.0, "standby": True, "down": False}
+PASSED = {"at": "2026-11-21T10:00:01.000000Z", "to": "south", "finished": True}
+
+
+@pytest.mark.parametrize(
+    ("told", "message"),
+    [
+        ({}, None),
+        ({"agents": {}}, "north-1 is not heard"),
+        ({"agents": {"north-1": {**HEARD, "seconds_ago": 9}}}, "north-1 is not heard"),
+        ({"agents": {"north-1": {**HEARD, "down": True}}}, "north-1 keeps PostgreSQL down"),
+        (
+            {"agents": {"north-1": {**HEARD, "standby": None}}},
+            "north-1 does not know whether its region is a standby",
+        ),
+        ({"passed": None}, "the lease has not been passed since"),
+        ({"passed": {**PASSED, "at": "2026-11-21T09:59:59Z"}}, "the lease has not been passed since"),
+        ({"passed": {**PASSED, "finished": False}}, "the failover to south has not ended"),
+        ({"running": True}, "the failover to south has not ended"),
+    ],
+)
+def test_what_is_not_there_yet_is_told(
+    told: dict[str, Any], message: str | None, run_module: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    daemon = {"agents": {"north-1": HEARD}, "fresh_seconds": 5, "passed": PASSED, "running": False, **told}
+    monkeypatch.setattr(_lease, "ask", lambda *_arguments: daemon)
+    wanted = {"agents": ["north-1"], "failover_after": "2026-11-21T10:00:00.000000Z", "timeout": 0}
+    answer = run_module(lease_info, wanted)
+    if message:
+        assert answer["msg"] == f"waited 0 s for the agents of north-1: {message}"
+    else:
+        assert answer["passed"] == PASSED
+
+
+@pytest.mark.parametrize("text", ["yesterday", "2026-11-21T10:00:00"])
+def test_a_moment_without_a_zone_is_refused(text: str, tmp_path: Path, run_module: Run) -> None:
+    found = run_module(lease_info, {"socket": str(tmp_path / "none.sock"), "failover_after": text})
+    assert f"failover_after is '{text}'" in found["msg"]
 
 
 @pytest.mark.parametrize("state", ["shared", "passed"])

@@ -4,27 +4,45 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
+from ansible_collections.muster.platform.plugins.action.validate import defaults_of, role_spec
+from ansible_collections.muster.platform.plugins.filter.lease import FilterModule
 from ansible_collections.muster.platform.plugins.module_utils import _lease
 
-ROLE = Path(__file__).resolve().parents[2] / "roles/autofailover"
-GROUPS = {"witnesses": ["w"], "canary": ["w"], "postgresql": ["n1", "s1"]}
+GROUPS = {
+    "witnesses": ["w"],
+    "canary": ["w"],
+    "postgresql": ["n1", "s1"],
+    "region_north": ["n1"],
+    "region_south": ["s1"],
+    "region_west": ["x1"],
+}
+DEFAULTS = defaults_of(role_spec("autofailover"))
 
 
 def problems(groups: dict[str, Any] | None = None, **settings: Any) -> list[str]:
-    return list(
-        _lease.check_autofailover({**GROUPS, **(groups or {})}, {"dr_autofailover": True, **settings})
-    )
+    given = {"dr_autofailover": True, **settings}
+    return list(_lease.check_autofailover({**GROUPS, **(groups or {})}, given, DEFAULTS))
 
 
-def test_the_defaults_are_the_roles_and_good() -> None:
-    defaults = yaml.safe_load((ROLE / "defaults/main.yml").read_text())
-    assert {name: defaults[name] for name in _lease.DEFAULTS} == _lease.DEFAULTS
+def test_the_roles_defaults_are_good() -> None:
+    assert DEFAULTS["autofailover_lease_seconds"] == 20
     assert problems() == []
+
+
+def test_the_role_refuses_the_same() -> None:
+    find = FilterModule().filters()["autofailover_problems"]
+    times = {name: value for name, value in DEFAULTS.items() if name.endswith("_seconds")}
+    assert find(GROUPS, times) == []
+    (text,) = find(GROUPS, {**times, "autofailover_lease_seconds": 12})
+    assert "is 12 s, which must be less than autofailover_lease_seconds (12 s)" in text
+    assert len(find({**GROUPS, "witnesses": []}, times)) == 1
+    del times["autofailover_fence_seconds"]
+    assert find(GROUPS, times) == [
+        "autofailover_fence_seconds is None: it must be a number of seconds, 2 or more"
+    ]
 
 
 @pytest.mark.parametrize("off", [None, False, "false", "no"])
@@ -39,6 +57,9 @@ def test_nothing_is_asked_for_while_it_is_off(off: Any) -> None:
         ({"witnesses": []}, {}, "dr_autofailover needs one host in group witnesses"),
         ({"witnesses": ["w", "v"]}, {}, "found: w, v"),
         ({"canary": ["x"]}, {}, "dr_autofailover needs the canary on the witness w"),
+        ({"region_south": []}, {}, "PostgreSQL hosts in exactly two regions, found: north"),
+        ({"postgresql": ["n1", "s1", "x1"]}, {}, "exactly two regions, found: north, south, west"),
+        ({"postgresql": []}, {}, "exactly two regions, found: none"),
         (
             {},
             {"autofailover_lease_seconds": 12},

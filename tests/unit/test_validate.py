@@ -56,7 +56,7 @@ def inventory() -> dict[str, Any]:
     hostvars: dict[str, Any] = {
         host: Variables(common, ansible_host=f"192.0.2.{number}") for number, host in enumerate(GROUPS["all"])
     }
-    return {"groups": groups, "hostvars": {**hostvars, "localhost": Variables()}}
+    return {"groups": groups, "hostvars": {**hostvars, "localhost": Variables(ansible_connection="local")}}
 
 
 def problems(inventory: dict[str, Any]) -> list[str]:
@@ -104,6 +104,37 @@ def test_a_small_cluster_may_be_allowed(inventory: dict[str, Any]) -> None:
     assert len(problems(inventory)) == 2
     everywhere(inventory, etcd_allow_small_cluster=True)
     assert run_action(validate, {}, inventory)["changed"] is False
+
+
+@pytest.mark.parametrize("connection", [{}, {"ansible_connection": "ssh"}])
+def test_a_localhost_that_is_reached_over_ssh_is_refused(
+    inventory: dict[str, Any], connection: dict[str, str]
+) -> None:
+    inventory["hostvars"]["localhost"] = Variables(connection)
+    (problem,) = problems(inventory)
+    assert problem == (
+        "localhost is in the inventory without ansible_connection: local; leave it out, or set that"
+    )
+
+
+@pytest.mark.parametrize(
+    ("switch", "name", "value", "hosts"),
+    [
+        ("dr_autofailover", "autofailover_port", "many", ["n1", "n2", "s1", "s2", "w"]),
+        ("dr_autofailover", "controller_variables", "none", ["w"]),
+        ("dr_drill_timer_enabled", "controller_drill_timer_max_age_days", "often", ["w"]),
+    ],
+)
+def test_what_is_switched_on_is_checked_on_its_hosts(
+    inventory: dict[str, Any], switch: str, name: str, value: Any, hosts: list[str]
+) -> None:
+    inventory["groups"] |= {"witnesses": ["w"], "canary": ["w"]}
+    everywhere(inventory, **{name: value})
+    run_action(validate, {}, inventory)
+    everywhere(inventory, **{switch: True})
+    found = problems(inventory)
+    assert sorted(problem.split(":")[0] for problem in found) == hosts
+    assert all(f"'{name}'" in problem or name in problem for problem in found)
 
 
 @pytest.mark.parametrize("value", [None, ""])
