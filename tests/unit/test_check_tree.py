@@ -20,6 +20,7 @@ def load(name: str) -> ModuleType:
         spec = importlib.util.spec_from_loader(loader.name, loader)
         assert spec is not None
         module = importlib.util.module_from_spec(spec)
+        sys.modules[loader.name] = module
         loader.exec_module(module)
         return module
     finally:
