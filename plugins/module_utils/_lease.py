@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import json
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from ansible_collections.muster.platform.plugins.module_utils._errors import MusterError
@@ -46,6 +46,12 @@ def ask(path: str, request: Mapping[str, Any], timeout: float = 5.0) -> dict[str
     if "error" in answer:
         raise (NotYet if answer.get("again") else MusterError)(f"refused: {answer['error']}")
     return answer
+
+
+def heard(found: Mapping[str, Any], hosts: Iterable[str]) -> dict[str, Mapping[str, Any]]:
+    """What those of the hosts said last whose word still counts, by the daemon's C(info)."""
+    said = {host: found["agents"][host] for host in hosts if host in found["agents"]}
+    return {host: word for host, word in said.items() if word["seconds_ago"] <= found["fresh_seconds"]}
 
 
 def _number(value: Any) -> float | None:

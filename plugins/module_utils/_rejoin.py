@@ -313,8 +313,8 @@ def configure(params: Params, check_mode: bool) -> dict[str, Any]:
             raise MusterError(f"{prefix}/config is missing: provision the region with site.yml first")
         wanted = not is_standby(config)
         # What is removed comes first: with the configuration the step is done, and is not done again.
-        names = dict.fromkeys((*(STALE if wanted else ()), *(OF_LOST_DATA if params["forget_data"] else ())))
-        keys = [f"{prefix}/{name}" for name in names]
+        keys = [*(STALE if wanted else ()), *(OF_LOST_DATA if params["forget_data"] else ())]
+        keys = [f"{prefix}/{key}" for key in keys]
         if check_mode:
             return {"changed": wanted or any(client.get(key) for key in keys)}
         removed = [key for key in keys if client.delete(key)]

@@ -136,12 +136,10 @@ def change(params: dict[str, Any]) -> dict[str, Any]:
 def primary_region(socket: str) -> str:
     """The one region whose own etcd makes it primary, while the other's makes that one a standby."""
     found = _lease.ask(socket, {"state": "info"})
-    said: dict[str, set[Any]] = {}
-    for region, hosts in found["regions"].items():
-        heard = [found["agents"][host] for host in hosts if host in found["agents"]]
-        said[region] = {
-            each.get("standby") for each in heard if each["seconds_ago"] <= found["fresh_seconds"]
-        }
+    said = {
+        region: {word.get("standby") for word in _lease.heard(found, hosts).values()}
+        for region, hosts in found["regions"].items()
+    }
     primary = [region for region, words in said.items() if words == {False}]
     if len(primary) != 1 or any(words != {True} for region, words in said.items() if region not in primary):
         unclear = ", ".join(f"{region}: {_word(words)}" for region, words in sorted(said.items()))
@@ -156,12 +154,7 @@ def _word(said: set[Any]) -> str:
 def entitled(params: dict[str, Any]) -> bool:
     """Whether the hosts of the region that are heard all have the lease of this term."""
     found = _lease.ask(params["socket"], {"state": "info"})
-    heard = {
-        host: said
-        for host, said in found["agents"].items()
-        if host in found["regions"].get(params["region"], [])
-        and said["seconds_ago"] <= found["fresh_seconds"]
-    }
+    heard = _lease.heard(found, found["regions"].get(params["region"], []))
     if not heard:
         raise MusterError(f"no agent of region {params['region']} is heard")
     without = [

@@ -144,24 +144,14 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.muster.platform.plugins.module_utils import _lease
 from ansible_collections.muster.platform.plugins.module_utils._errors import MusterError
+from ansible_collections.muster.platform.plugins.module_utils._ledger import read_time
 from ansible_collections.muster.platform.plugins.module_utils._wait import wait_until
-
-
-def moment(text: str) -> datetime:
-    """A time with its zone; MusterError for anything else."""
-    try:
-        found = datetime.fromisoformat(text)
-    except ValueError as error:
-        raise MusterError(f"failover_after is {text!r}: it must be a time in UTC") from error
-    if found.tzinfo is None:
-        raise MusterError(f"failover_after is {text!r}: it must name its zone, as a Z at its end")
-    return found
 
 
 def unheard(found: dict[str, Any], host: str) -> str:
     """Why a host does not count as heard; an empty text when it does."""
-    said = found["agents"].get(host)
-    if not said or said["seconds_ago"] > found["fresh_seconds"]:
+    said = _lease.heard(found, [host]).get(host)
+    if said is None:
         return f"{host} is not heard"
     if said.get("down"):
         return f"{host} keeps PostgreSQL down"
@@ -171,7 +161,7 @@ def unheard(found: dict[str, Any], host: str) -> str:
 def failed_over(found: dict[str, Any], after: datetime) -> bool:
     """Whether a failover passed the lease after that moment, and has ended well."""
     passed = found["passed"]
-    if not passed or moment(passed["at"]) <= after:
+    if not passed or read_time(passed["at"], "the time of the last failover") <= after:
         raise MusterError("the lease has not been passed since")
     if not passed["finished"] or found["running"]:
         raise MusterError(f"the failover to {passed['to']} has not ended")
@@ -190,11 +180,12 @@ def look(params: dict[str, Any], after: datetime | None) -> dict[str, Any]:
 
 
 def run(params: dict[str, Any]) -> dict[str, Any]:
-    after = moment(params["failover_after"]) if params["failover_after"] else None
-    if not params["agents"] and not after:
+    after = read_time(params["failover_after"], "failover_after") if params["failover_after"] else None
+    what = [f"the agents of {', '.join(params['agents'])}"] if params["agents"] else []
+    what += [f"a failover after {params['failover_after']}"] if after else []
+    if not what:
         return look(params, None)
-    what = f"the agents of {', '.join(params['agents'])}" if params["agents"] else "a failover by the witness"
-    return wait_until(lambda: look(params, after), what, params["timeout"], 0.5)
+    return wait_until(lambda: look(params, after), " and ".join(what), params["timeout"], 0.5)
 
 
 def main() -> None:

@@ -14,7 +14,9 @@ description:
   - "Reads from the inventory: C(dr_initial_primary_region), C(dr_target_region), C(dr_objectives), what
     M(muster.platform.dr_gates) and M(muster.platform.dr_lock) are given (C(dr_freeze_windows),
     C(dr_override), C(dr_approver), C(dr_lock_takeover) and the limits C(dr_max_*)), C(dr_autofailover) and
-    the times of the role autofailover, groups and the variables that the roles declare."
+    the times of the role autofailover, groups and the variables that the roles declare, also of the roles
+    that C(dr_autofailover) and C(dr_drill_timer_enabled) turn on."
+  - C(localhost), if it is in the inventory, must have C(ansible_connection=local).
 options: {}
 extends_documentation_fragment:
   - muster.platform.info

@@ -367,7 +367,7 @@ def test_a_failover_by_hand_needs_an_ended_lease_or_a_proven_fence(world: Proces
     look = {"socket": world.socket, "failover_after": datetime.now(UTC).isoformat(), "timeout": 0}
     world.machines["north-1"].die()
     assert run_module(lease_info, look)["msg"] == (
-        "waited 0 s for a failover by the witness: the lease has not been passed since"
+        f"waited 0 s for a failover after {look['failover_after']}: the lease has not been passed since"
     )
     passed = run_module(lease, {**arguments, "proof": {"proven": True, "region": "north"}})
     assert (passed["changed"], passed["holders"], passed["term"]) == (True, ["south"], 2)
@@ -437,15 +437,25 @@ def test_what_is_not_there_yet_is_told(
     wanted = {"agents": ["north-1"], "failover_after": "2026-11-21T10:00:00.000000Z", "timeout": 0}
     answer = run_module(lease_info, wanted)
     if message:
-        assert answer["msg"] == f"waited 0 s for the agents of north-1: {message}"
+        assert answer["msg"] == (
+            f"waited 0 s for the agents of north-1 and a failover after {wanted['failover_after']}: {message}"
+        )
     else:
         assert answer["passed"] == PASSED
 
 
-@pytest.mark.parametrize("text", ["yesterday", "2026-11-21T10:00:00"])
-def test_a_moment_without_a_zone_is_refused(text: str, tmp_path: Path, run_module: Run) -> None:
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("yesterday", "failover_after is not a time in ISO 8601: yesterday"),
+        ("2026-11-21T10:00:00", "failover_after must name its time zone"),
+    ],
+)
+def test_a_moment_that_is_none_is_refused_at_once(
+    text: str, message: str, tmp_path: Path, run_module: Run
+) -> None:
     found = run_module(lease_info, {"socket": str(tmp_path / "none.sock"), "failover_after": text})
-    assert f"failover_after is '{text}'" in found["msg"]
+    assert found["msg"].startswith(message)
 
 
 @pytest.mark.parametrize("state", ["shared", "passed"])
