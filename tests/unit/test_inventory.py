@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.muster.platform.plugins.module_utils import _inventory
+from ansible_collections.muster.platform.plugins.module_utils._errors import MusterError
 
 NORTH, SOUTH = ["n1", "n2", "n3"], ["s1", "s2", "s3"]
 GROUPS = {
@@ -157,3 +158,20 @@ def objectives(**values: Any) -> dict[str, Any]:
 )
 def test_objectives(given: Any, problems: list[str]) -> None:
     assert list(_inventory.check_objectives(given, ["postgresql"], TIMERS)) == problems
+
+
+@pytest.mark.parametrize("value", [True, "true", "True", "yes", 1, "1"])
+def test_a_switch_that_is_on(value: Any) -> None:
+    assert _inventory.is_on({"switch": value}, "switch") is True
+
+
+@pytest.mark.parametrize("value", [None, False, "false", "no", 0, "0"])
+def test_a_switch_that_is_off(value: Any) -> None:
+    assert _inventory.is_on({"switch": value}, "switch") is False
+    assert _inventory.is_on({}, "switch") is False
+
+
+@pytest.mark.parametrize("value", ["perhaps", "", 2, []])
+def test_a_switch_that_is_neither(value: Any) -> None:
+    with pytest.raises(MusterError, match="switch is .*: it must be true or false"):
+        _inventory.is_on({"switch": value}, "switch")

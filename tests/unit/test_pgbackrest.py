@@ -66,7 +66,7 @@ def test_info_of_a_good_repository(
     assert found["changed"] is False
     assert status["healthy"] is True
     assert status["reasons"] == []
-    assert status["role"] == "primary"
+    assert (status["role"], status["ready"]) == ("primary", None)
     assert status["last_backup_at"] == _pgbackrest.utc(NOW - 60)
     assert (status["position"], status["timeline"]) == ("00000004000000000000001D", 4)
     assert status["size_bytes"] == 18_000_000

@@ -123,6 +123,7 @@ def test_a_localhost_that_is_reached_over_ssh_is_refused(
         ("dr_autofailover", "autofailover_port", "many", ["n1", "n2", "s1", "s2", "w"]),
         ("dr_autofailover", "controller_variables", "none", ["w"]),
         ("dr_drill_timer_enabled", "controller_drill_timer_max_age_days", "often", ["w"]),
+        ("dr_drill_timer_enabled", "controller_variables", "none", ["w"]),
     ],
 )
 def test_what_is_switched_on_is_checked_on_its_hosts(
