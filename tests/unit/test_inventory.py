@@ -173,5 +173,5 @@ def test_a_switch_that_is_off(value: Any) -> None:
 
 @pytest.mark.parametrize("value", ["perhaps", "", 2, []])
 def test_a_switch_that_is_neither(value: Any) -> None:
-    with pytest.raises(MusterError, match="switch is .*: it must be true or false"):
+    with pytest.raises(MusterError, match=r"switch is .*: it must be true or false"):
         _inventory.is_on({"switch": value}, "switch")
