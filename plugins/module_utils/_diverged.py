@@ -8,6 +8,7 @@ alone: no network, no archive, nothing written but what crash recovery writes.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import itertools
@@ -15,19 +16,21 @@ import os
 import re
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ansible_collections.muster.platform.plugins.module_utils._errors import MusterError
-from ansible_collections.muster.platform.plugins.module_utils._patroni import format_lsn
+from ansible_collections.muster.platform.plugins.module_utils._patroni import format_lsn, parse_lsn
 from ansible_collections.muster.platform.plugins.module_utils._pgbackrest import PROGRAMS, identity
 from ansible_collections.muster.platform.plugins.module_utils._restore import (
     CONFIG,
     LOG,
     Server,
 )
+from ansible_collections.muster.platform.plugins.module_utils._wait import wait_until
 
 COMMIT = re.compile(
     r"rmgr: Transaction .* tx: +(?P<tx>\d+), lsn: (?P<lsn>[0-9A-F]+/[0-9A-F]+), .*?"
@@ -42,6 +45,7 @@ END_OF_WAL = re.compile(
     r"error in WAL record|invalid record length|invalid magic number|unexpected pageaddr"
     r"|could not find a valid record|could not find file"
 )
+WHERE_IT_IS = "select pg_is_in_recovery(), coalesce(pg_last_wal_replay_lsn(), '0/0')"
 OFFSETS = 291  # the most rows that a page of 8 kB holds
 PAGES = 500  # in one query
 
@@ -149,8 +153,12 @@ class Waldump:
         return names[-1][:24] < first
 
     def _lines(self, stretch: Stretch, managers: Sequence[str]) -> Iterator[str]:
+        with readable(self.wal, stretch.timeline) as directory:
+            yield from self._read(directory, stretch, managers)
+
+    def _read(self, directory: str, stretch: Stretch, managers: Sequence[str]) -> Iterator[str]:
         words = [
-            self.program, f"--path={self.wal}", f"--timeline={stretch.timeline}",
+            self.program, f"--path={directory}", f"--timeline={stretch.timeline}",
             f"--start={format_lsn(stretch.start)}",
             *([f"--end={format_lsn(stretch.end)}"] if stretch.end is not None else []),
             *(f"--rmgr={name}" for name in managers),
@@ -161,8 +169,10 @@ class Waldump:
         ) as process:  # fmt: skip
             yield from process.stdout or ()
             errors = process.stderr.read().strip() if process.stderr else ""
-        # Without an end it ends with an error: where the WAL ends, there is no valid record.
-        if process.returncode != 0 and not END_OF_WAL.search(errors):
+        # Without an end it ends with an error: where the WAL ends, there is no valid record. With one, a part
+        # is missing.
+        ended = stretch.end is None and END_OF_WAL.search(errors)
+        if process.returncode != 0 and not ended:
             raise MusterError(
                 f"pg_waldump failed: {errors.splitlines()[-1] if errors else process.returncode}"
             )
@@ -177,6 +187,18 @@ def all_segments(wal: str, timeline: int) -> list[str]:
     """The WAL files of a timeline, the partly filled ones too, in their order."""
     pattern = re.compile(rf"{timeline:08X}[0-9A-F]{{16}}(\.partial)?")
     return sorted(name for name in os.listdir(wal) if pattern.fullmatch(name))
+
+
+@contextlib.contextmanager
+def readable(wal: str, timeline: int) -> Iterator[str]:
+    """A directory in which pg_waldump finds a timeline's WAL: a promotion calls its last file .partial."""
+    with tempfile.TemporaryDirectory(prefix="muster-wal-") as directory:
+        Path(directory).chmod(0o755)  # pg_waldump runs as another user; there is nothing in it but names
+        for name in reversed(all_segments(wal, timeline)):
+            link = Path(directory, name.removesuffix(".partial"))
+            link.unlink(missing_ok=True)  # sorted: what is whole comes last
+            link.symlink_to(os.path.join(wal, name))
+        yield directory
 
 
 def segments_of(wal: str, stretch: Stretch, segment_size: int) -> list[str]:
@@ -196,6 +218,8 @@ class Alone(Server):
             "default_transaction_read_only": "on",
             "restore_command": "",
             "max_wal_size": "64GB",  # nothing that was not saved is to be recycled
+            "recovery_target_timeline": "latest",
+            "recovery_min_apply_delay": "0",
         }
 
     def open(self, timeout: float) -> None:
@@ -203,6 +227,16 @@ class Alone(Server):
         words = self.start_words("-w", "-t", str(int(timeout)))
         if self._run(*words, timeout=timeout + 60).returncode != 0:
             raise MusterError(f"the old data in {self.directory} does not start: {self.last_words()}")
+
+    def has_replayed(self, lsn: str) -> bool:
+        recovering, at = self.psql("postgres", WHERE_IT_IS).strip().split("|")
+        return recovering == "f" or parse_lsn(at) > parse_lsn(lsn)
+
+    def wait_for(self, lsn: str, timeout: float) -> None:
+        """Wait for a record: a standby lets itself be asked before it has replayed all of its WAL."""
+        if not self.has_replayed(lsn):
+            what = f"the old data in {self.directory} to be replayed to {lsn}"
+            wait_until(lambda: self.has_replayed(lsn), what, timeout, 0.1)
 
     def close(self) -> None:
         self.stop(120)

@@ -106,7 +106,7 @@ def judge_lost_commits(evidence: Mapping[str, Any]) -> list[str]:
         if gone:
             reasons.append(
                 f"{store['name']}: {len(gone)} of {store['rpo_lost_writes']} lost acknowledged writes are"
-                f" not among the commits that were saved from the old side:"
+                f" not among the {number_of(commits)}commits that were saved from the old side:"
                 f" {_evidence.some_ranges(_evidence.to_ranges(sorted(gone)))}"
             )
     lost = any(store["rpo_lost_writes"] for store in stores)
@@ -118,6 +118,10 @@ def judge_lost_commits(evidence: Mapping[str, Any]) -> list[str]:
     if commits is not None and commits["xids_file"] not in (None, *evidence["attachments"]):
         reasons.append(f"the list of lost commits, {commits['xids_file']}, is not in the folder")
     return reasons
+
+
+def number_of(commits: Mapping[str, Any] | None) -> str:
+    return f"{commits['count']} " if commits and commits["count"] is not None else ""
 
 
 def judge_commit_list(commits: Mapping[str, Any], stores: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -15,7 +15,7 @@ import re
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,7 @@ STALE = ("leader", "failover", "failsafe", "sync", "status", "optime/leader")
 # With them Patroni waits for ever for data that nobody has any more.
 OF_LOST_DATA = ("initialize", "history", "status", "optime/leader")
 ROOM_MB = 256
+HISTORY = re.compile(r"[0-9A-F]{8}\.history")
 UNREACHED = re.compile(r"connection to server .* failed|could not (connect to server|translate host name)")
 
 
@@ -140,24 +141,47 @@ def data_state(params: Params, line: Line) -> dict[str, Any]:
         int(control["Latest checkpoint's TimeLineID"]),
         int(control.get("Min recovery ending loc's timeline", "0")),
     )
-    stretches = _diverged.own_stretches(
-        own_history(data, timeline, line), timeline, line.history, line.timeline
-    )
+    newest = newest_timeline(data, timeline)
+    # What the control file does not know yet is in the WAL all the same. That alone does not make data
+    # current: a rewind that was interrupted left the new primary's WAL there.
+    ways = [
+        _diverged.own_stretches(own_history(data, number, line), number, line.history, line.timeline)
+        for number in (newest, timeline)
+    ]
     return state | {
-        "data": "old" if stretches else "current",
-        "timeline": timeline,
-        "stretches": stretches,
+        "data": "old" if any(ways) else "current",
+        "timeline": newest,
+        "stretches": ways[0] or ways[1],
         "rewindable": timeline != line.timeline,
     }
+
+
+def newest_timeline(data: str, known: int) -> int:
+    """The newest timeline that the data's own leads to, of which there is WAL.
+
+    A standby notes that it followed a promotion with its next checkpoint, which may be minutes later.
+    """
+    wal = f"{data}/pg_wal"
+    numbers = [int(name[:8], 16) for name in os.listdir(wal) if HISTORY.fullmatch(name)]
+    for number in sorted(numbers, reverse=True):
+        if number <= known:
+            break
+        if known in read_history(wal, number) and _diverged.all_segments(wal, number):
+            return number
+    return known
 
 
 def own_history(data: str, timeline: int, line: Line) -> dict[int, int]:
     """Where this data's timeline left its ancestors; by the primary's account where no file tells."""
     try:
-        with open(f"{data}/pg_wal/{timeline:08X}.history", encoding="utf-8") as stream:
-            return parse_history(stream.read())
+        return read_history(f"{data}/pg_wal", timeline)
     except FileNotFoundError:
         return {number: lsn for number, lsn in line.history.items() if number < timeline}
+
+
+def read_history(wal: str, timeline: int) -> dict[int, int]:
+    with open(f"{wal}/{timeline:08X}.history", encoding="utf-8") as stream:
+        return parse_history(stream.read())
 
 
 def look(params: Params, _check_mode: bool) -> dict[str, Any]:
@@ -244,8 +268,7 @@ def _save(params: Params, line: Line, state: Mapping[str, Any]) -> dict[str, Any
     dump = _diverged.Waldump(params["bin_directory"], wal, stretches, line.segment_size, params["user"])
     try:
         commits = _diverged.parse_commits(dump.lines("Transaction"))
-        xids = _diverged.with_children(commits)
-        changes = _diverged.parse_changes(dump.lines("Heap", "Heap2"), xids)
+        changes = _diverged.parse_changes(dump.lines("Heap", "Heap2"), _diverged.with_children(commits))
     except MusterError as error:
         summary = {**nothing(str(error), None), "wal_files": len(names), "directory": str(place)}
     else:
@@ -255,7 +278,7 @@ def _save(params: Params, line: Line, state: Mapping[str, Any]) -> dict[str, Any
             "reason": "",
             "first_at": min((c.committed_at for c in commits), default=None),
             "last_at": max((c.committed_at for c in commits), default=None),
-            "tables": _rows(params, changes, xids, place) if commits else [],
+            "tables": _rows(params, commits, changes, place) if commits else [],
             "deleted_rows": changes.deleted,
             "wal_files": len(names),
             "directory": str(place),
@@ -267,12 +290,16 @@ def _save(params: Params, line: Line, state: Mapping[str, Any]) -> dict[str, Any
     return summary
 
 
-def _rows(params: Params, changes: _diverged.Changes, xids: set[int], place: Path) -> list[dict[str, Any]]:
+def _rows(
+    params: Params, commits: Sequence[_diverged.Commit], changes: _diverged.Changes, place: Path
+) -> list[dict[str, Any]]:
     """Start the old data by itself, and write the rows that those commits left."""
     (place / "rows").mkdir(mode=0o700)
     server = alone(params)
     try:
         server.open(params["timeout"])
+        server.wait_for(commits[-1].lsn, params["timeout"])
+        xids = _diverged.with_children(commits)
         return _diverged.export_rows(server, changes, xids, place / "rows", params["max_rows"])
     finally:
         server.close()

@@ -251,6 +251,13 @@ class Lab:
         assert config, f"etcd of {region} holds no configuration of Patroni"
         return '"standby_cluster"' in config
 
+    def latest_drill(self) -> tuple[Path, dict[str, Any]]:
+        """The folder of the last drill, and its evidence."""
+        folder = (self.directory / "drills/latest").resolve()
+        evidence = json.loads((folder / "evidence.json").read_text())
+        assert isinstance(evidence, dict)
+        return folder, evidence
+
     def surviving(self, folder: Path) -> list[int]:
         """Which of the numbers of a drill's ledger the platform holds."""
         lines = (folder / "ledger.csv").read_text().splitlines()[1:]

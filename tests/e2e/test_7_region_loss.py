@@ -12,19 +12,13 @@ from typing import Any
 import pytest
 from e2e_lab import Lab, hosts_of, kill_group, other, recompute, wait
 
+TRANSACTION = "select txid_current()"
 PHASES = ("gates", "fenced", "opened")
-
-
-def latest(lab: Lab) -> tuple[Path, dict[str, Any]]:
-    folder = (lab.directory / "drills/latest").resolve()
-    evidence = json.loads((folder / "evidence.json").read_text())
-    assert isinstance(evidence, dict)
-    return folder, evidence
 
 
 def drill(lab: Lab, scenario: str) -> tuple[Path, dict[str, Any]]:
     lab.ok("dr_drill", "-e", f"dr_scenario={scenario}", timeout=400)
-    return latest(lab)
+    return lab.latest_drill()
 
 
 @pytest.fixture
@@ -81,7 +75,7 @@ def test_flipped_bytes_in_the_repository_fail_the_proof(lab: Lab) -> None:
         for host, path in broken.items():
             lab.sh(host, f"cp -p /root/kept '{path}' && rm /root/kept")
     assert run.code != 0
-    _folder, evidence = latest(lab)
+    _folder, evidence = lab.latest_drill()
     assert evidence["verdict"] == "FAIL"
     assert any("restore" in reason or "checksum" in reason for reason in evidence["reasons"])
 
@@ -120,7 +114,7 @@ def test_a_region_that_is_cut_off_is_not_taken_over_unfenced(lab: Lab) -> None:
 def test_the_chain_of_evidence_holds(lab: Lab) -> None:
     run = lab.ok("dr_verify_evidence")
     assert "signed" in run.output
-    folder, _evidence = latest(lab)
+    folder, _evidence = lab.latest_drill()
     subprocess.run(["sha256sum", "--check", "--quiet", "manifest.sha256"], cwd=folder, check=True)
     with (folder / "manifest.sha256").open("rb") as manifest:
         subprocess.run(
@@ -209,13 +203,29 @@ def optime(lab: Lab, region: str) -> int:
     return int(json.loads(lab.noted(region, "status"))["optime"])
 
 
+def on_primary(lab: Lab, region: str, sql: str) -> str:
+    """Run SQL on the one host of a region that takes writes, whoever else can reach it; what it answers."""
+    for host in hosts_of(region)[:2]:
+        words = f"su postgres -c \"psql -At -c '{sql}'\""
+        if lab.sh(host, words.replace(sql, "select pg_is_in_recovery()"), check=False).strip() == "f":
+            return lab.sh(host, words).strip()
+    raise AssertionError(f"nobody takes writes in {region}")
+
+
+def move_within(lab: Lab, region: str) -> None:
+    """Make the other host of a region its primary, as the failure of one does."""
+    before = lab.noted(region, "leader")
+    config = "/etc/patroni/config.yml"
+    lab.sh(before, f"patronictl -c {config} switchover --force --leader {before}")
+    wait(lambda: lab.noted(region, "leader") not in ("", before), "another host to be primary", 30)
+
+
 def run_ahead(lab: Lab, region: str) -> int:
     """Let a region that still takes writes go on by itself for two WAL segments; how far it came."""
-    sql = "su postgres -c \"psql -At -c 'select txid_current()' -c 'select pg_switch_wal()'\""
     before = optime(lab, region)
     for _segment in range(2):
-        for host in hosts_of(region)[:2]:
-            lab.sh(host, sql, check=False)  # the standby refuses
+        on_primary(lab, region, TRANSACTION)
+        on_primary(lab, region, "select pg_switch_wal()")
     return int(
         wait(lambda: (now := optime(lab, region)) > before + (16 << 20) and now, "the new position", 30)
     )
@@ -231,7 +241,14 @@ def test_a_region_behind_a_closed_edge_is_stopped_before_it_is_opened(whole: Lab
     assert lab.sh(f"{home}-1", "pgrep -c -x postgres; true").strip() != "0"
     assert lab.query(f"{home}-3", "show cluster_name")[0][0] == f"muster-{away}"
     ahead = run_ahead(lab, home)
+    # One of its hosts fails as well, there alone: what was committed is on two timelines by now.
+    xids = [on_primary(lab, home, TRANSACTION)]
+    move_within(lab, home)
+    xids.append(on_primary(lab, home, TRANSACTION))
+    leader = lab.noted(home, "leader")
     lab.ok("dr_reprotect")
+    listed = (lab.directory / f"operations/lost-{leader}-commits.csv").read_text()
+    assert [xid for xid in xids if f"\n{xid}," not in listed] == []
     # Who is behind what the old side had may lead it again: it could be promoted at once.
     assert lab.noted(home, "leader")
     assert optime(lab, home) < ahead
@@ -249,6 +266,9 @@ def test_a_region_without_its_data_is_copied_anew(whole: Lab) -> None:
     home = lab.primary_region()
     away = other(home)
     lose(lab, home, away, 1)
+    run = lab.play("dr_drill", "-e", "dr_scenario=region_loss")
+    assert run.code != 0
+    assert f"no drill now: {', '.join(hosts_of(home))} do not answer" in run.output
     lab.ok("dr_failover", "-e", f"dr_target_region={away}")
     come_back(lab, home)
     for host in hosts_of(home)[:2]:

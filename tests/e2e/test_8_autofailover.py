@@ -278,6 +278,21 @@ def test_site_changes_nothing_then(ready: Lab) -> None:
     assert not any(run.changed.values()), run.output
 
 
+def test_a_drill_leaves_the_failover_to_the_witness(ready: Lab) -> None:
+    lab = ready
+    home = lab.primary_region()
+    lab.ok("dr_drill", "-e", "dr_scenario=region_loss", "-e", "dr_drill_automatic=true", timeout=400)
+    evidence = lab.latest_drill()[1]
+    store = evidence["stores"][0]
+    assert (evidence["verdict"], evidence["approver"]) == ("PASS", "autofailover")
+    assert store["rpo_lost_writes"] > 0, "the cut before the kill must have cost something"
+    assert store["dual_writer_writes"] == 0
+    assert store["outage_seconds"] <= OBJECTIVE
+    assert any(gate["name"] == "fence_proven" and gate["passed"] for gate in evidence["gates"])
+    assert state(lab)["holders"] == [home]
+    assert lab.primary_region() == home
+
+
 # --- the five faults ---------------------------------------------------------------------------
 
 

@@ -157,7 +157,7 @@ def test_every_lost_write_must_be_saved(judge: Run) -> None:
     given = commits(canary_sequences={"postgresql": f"1-{lost[17]}"})
     result = judge(region_loss, lost_commits=given)
     assert result["reasons"] == [
-        "postgresql: 5 of 23 lost acknowledged writes are not among the commits that were saved from the old"
+        "postgresql: 5 of 23 lost acknowledged writes are not among the 30 commits that were saved from the old"
         f" side: {','.join(map(str, lost[18:]))}"
     ]
     assert result["evidence"]["stores"][0]["recovered_sequences"] == ",".join(map(str, lost[:18]))

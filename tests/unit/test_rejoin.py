@@ -47,7 +47,8 @@ case $1 in
 esac""",
     "psql": """query=$(cat)
 case $query in
-  *pg_database*) printf '5|app\\n1|template1\\n' ;;
+  *pg_is_in_recovery*) [ ! -e {home}/replay ] || {{ head -1 {home}/replay; sed -i 1d {home}/replay; exit; }}; echo 'f|0/0' ;;
+  *pg_database*) echo asked >>{home}/rows-calls; printf '5|app\\n1|template1\\n' ;;
   *pg_filenode_relation*16386*) echo public.orders ;;
   *pg_filenode_relation*16390*) echo public.untouched ;;
   *pg_filenode_relation*) : ;;
@@ -277,6 +278,55 @@ def test_a_timeline_that_was_begun_twice(old: Old) -> None:
     assert (answer["data"], answer["timeline"], answer["fork"]) == ("old", 2, "0/3000100")
 
 
+HISTORY_3 = "1\t0/2000000\tno recovery target specified\n\n2\t0/4000100\tno recovery target specified\n"
+
+
+@pytest.fixture
+def follower(old: Old) -> Old:
+    """A replica that was killed soon after it followed the promotion of timeline 2, of which its checkpoint
+    knows nothing; the new primary left that timeline with the third."""
+    old.primary.timeline, old.primary.history = 3, HISTORY_3
+    old.history(2, HISTORY_3.splitlines()[0])
+    (old.data / "pg_wal" / "000000020000000000000004").touch()
+    return old
+
+
+def test_a_standby_that_follows_a_timeline_which_its_checkpoint_does_not_know(follower: Old) -> None:
+    answer = follower.step("look")
+    assert (answer["data"], answer["timeline"], answer["fork"]) == ("old", 2, "0/4000100")
+    saved = follower.step("save")["saved"]
+    assert (saved["count"], saved["timeline"], saved["fork"]) == (2, 2, "0/4000100")
+    assert all("--timeline=2 --start=0/4000100" in call for call in follower.read("waldump-calls"))
+    # pg_rewind goes by the control file, and so does this.
+    assert follower.step("rewind")["method"] == "rewind"
+
+
+@pytest.mark.parametrize(
+    "unrelated",
+    [
+        lambda old: (old.data / "pg_wal" / "000000020000000000000004").unlink(),
+        lambda old: old.history(2, "7\t0/2000000\tno recovery target specified\n"),
+        lambda old: (old.data / "pg_wal" / "00000002.history").unlink(),
+    ],
+    ids=["no WAL of it", "of other ancestors", "no history"],
+)
+def test_what_its_timeline_does_not_lead_to_is_not_followed(
+    follower: Old, unrelated: Callable[[Old], None]
+) -> None:
+    unrelated(follower)
+    assert follower.step("look")["timeline"] == 1
+
+
+def test_the_wal_of_a_rewind_that_was_interrupted_makes_no_data_current(saved: Old) -> None:
+    """pg_rewind copies the new primary's WAL first, and writes the control file last."""
+    saved.history(2, saved.primary.history or "")
+    (saved.data / "pg_wal" / "000000020000000000000003").touch()
+    answer = saved.step("look")
+    assert (answer["data"], answer["fork"]) == ("old", "0/3000100")
+    assert saved.step("rewind")["method"] == "rewind"
+    assert len(saved.read("rewind-calls")) == 1
+
+
 def test_looking_works_in_check_mode(old: Old) -> None:
     before = old.files()
     assert old.step("look", check=True)["data"] == "old"
@@ -474,6 +524,55 @@ def test_old_data_that_does_not_start_is_told(old: Old) -> None:
     assert not (old.place / "summary.json").exists(), "it is not whole"
     (old.home / "start-fails").unlink()
     assert old.step("save")["saved"]["count"] == 2
+
+
+def test_a_standby_is_not_read_before_it_has_replayed_its_last_commit(old: Old) -> None:
+    """It answers as soon as it is consistent, and goes on replaying."""
+    old.put("replay", "t|0/0\nt|0/3000178\nt|0/3000200\nt|0/3000228\nnot asked again\n")
+    assert old.step("save")["saved"]["tables"] == SAVED["tables"]
+    assert old.read("replay") == ["not asked again"]
+
+
+def test_a_standby_that_does_not_get_there_is_told(old: Old) -> None:
+    old.put("replay", "t|0/3000178\n" * 100)
+    assert old.step("save", timeout=1)["msg"] == (
+        f"waited 1 s for the old data in {old.data} to be replayed to 0/03000200"
+    )
+    assert old.read("rows-calls") == []
+    assert not (old.home / "running").exists()
+    assert not (old.place / "summary.json").exists(), "it is not whole"
+
+
+def test_the_last_file_of_a_timeline_that_was_left_is_read(old: Old) -> None:
+    """Promoted in the region itself after the fork: that renames the file, and pg_waldump finds it all the same."""
+    for number in (3, 4):
+        (old.data / "pg_wal" / SEGMENTS[number - 2]).rename(
+            old.data / "pg_wal" / f"{SEGMENTS[number - 2]}.partial"
+        )
+    old.program(
+        "pg_waldump",
+        f"""directory=${{1#--path=}}
+[ "$2" = --timeline=1 ] || exit 0
+cat "$directory/{SEGMENTS[1]}" >>{old.home}/dumped || {{ echo "pg_waldump: error: could not find file" >&2; exit 1; }}
+case "$*" in *Transaction*) cat {old.home}/commits ;; *) cat {old.home}/changes ;; esac""",
+    )
+    old.control(timeline=2)
+    old.history(2, "1\t0/3000300\tno recovery target specified\n")
+    (old.data / "pg_wal" / "000000020000000000000003").touch()
+    saved = old.step("save")["saved"]
+    assert (saved["count"], saved["wal_files"]) == (2, 3)
+    assert old.read("dumped")[0].startswith(f"{SEGMENTS[1]}")
+
+
+def test_a_gap_before_a_promotion_is_not_the_end_of_the_wal(old: Old) -> None:
+    old.control(timeline=2)
+    old.history(2, "1\t0/3000300\tno recovery target specified\n")
+    old.put("waldump-error", "pg_waldump: error: could not find file\n")
+    saved = old.step("save")["saved"]
+    assert (saved["count"], saved["reason"]) == (
+        None,
+        "pg_waldump failed: pg_waldump: error: could not find file",
+    )
 
 
 def test_a_query_that_fails_leaves_no_server_behind(old: Old) -> None:

@@ -29,16 +29,16 @@ def test_what_failed_is_named() -> None:
     lines = [
         "tests/x.py . FAILED [ 3%]",
         "FAILED tests/x.py::test_y - Error",
-        "fatal: [n1]: FAILED! => no",
+        "    fatal: [n1]: FAILED! => no",
         "",
         "end",
     ]
-    assert script.broken(lines) == lines[1:3]
-    many = [f"FAILED {number} {'x' * 400}" for number in range(20)]
+    assert script.broken(lines) == [lines[1], lines[2].strip()]
+    many = [f"FAILED {number} {'x' * 700}" for number in range(20)]
     assert [line[:9].strip() for line in script.broken(many)] == [
         f"FAILED {number}" for number in range(8, 20)
     ]
-    assert all(len(line) == 300 for line in script.broken(many))
+    assert all(len(line) == 600 for line in script.broken(many))
 
 
 def test_without_a_name_the_last_lines_are_told() -> None:
