@@ -20,9 +20,12 @@ from ansible_collections.muster.platform.plugins.module_utils._etcd import (
     each,
 )
 from ansible_collections.muster.platform.plugins.module_utils._systemd import systemctl
+from ansible_collections.muster.platform.plugins.module_utils._wait import wait_until
 
 SERVICE = "etcd.service"
 PREFIX = "ETCD_"
+# Seconds that members who answer have to tell who else is one.
+PATIENCE = 15.0
 # Only read when a member has no data yet: never a reason to restart it.
 PREFIX_FIRST_START = "ETCD_INITIAL_"
 
@@ -164,6 +167,14 @@ def survey(client: EtcdClient, own_url: str = "") -> Survey:
         clusters={cluster: tuple(urls) for cluster, urls in clusters.items()},
         alarms=tuple(client.alarms()) if has_leader else (),
     )
+
+
+def patient_survey(client: EtcdClient, own_url: str = "") -> Survey:
+    """A survey that bears an election or a busy disk: members answer, and do not tell their list yet.
+
+    That no member answers at all is told at once.
+    """
+    return wait_until(lambda: survey(client, own_url), "etcd to tell its members", PATIENCE, 0.3)
 
 
 def _seen(member: Member, probes: Mapping[str, tuple[Status, str | None]], cluster_id: str | None) -> Seen:

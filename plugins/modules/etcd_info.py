@@ -131,8 +131,8 @@ from ansible_collections.muster.platform.plugins.module_utils._etcd_cluster impo
     client_of,
     declared_members,
     local_state,
+    patient_survey,
     plan,
-    survey,
 )
 
 RESTORE_PROOF = "last_restore_proof.json"
@@ -254,7 +254,7 @@ def run(params: dict[str, Any]) -> dict[str, Any]:
         raise MusterError(f"{params['name']} is not among the members: {', '.join(declared)}")
     me = declared[params["name"]]
     client = client_of(params)
-    seen = survey(client, me.client_url) if client else Survey()
+    seen = patient_survey(client, me.client_url) if client else Survey()
     local = local_state(params)
     leaders = [m.name for m in seen.members if m.status is not None and m.status.is_leader]
     return {

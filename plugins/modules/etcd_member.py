@@ -119,6 +119,7 @@ from ansible_collections.muster.platform.plugins.module_utils._etcd_cluster impo
     declared_members,
     initial_file,
     local_state,
+    patient_survey,
     plan,
     service_state,
     survey,
@@ -163,10 +164,10 @@ class Worker:
         if not self.check_mode:
             action()
 
-    def survey(self, timeout: float = 3.0) -> Survey:
-        client = client_of(self.params, timeout)
+    def survey(self) -> Survey:
+        client = client_of(self.params)
         # In check mode on a fresh host the certificates are not there yet.
-        return survey(client, self.me.client_url) if client else Survey()
+        return patient_survey(client, self.me.client_url) if client else Survey()
 
     # --- this host's service ----------------------------------------------------
 
@@ -272,7 +273,9 @@ class Worker:
         return step
 
     def present(self) -> None:
-        local, seen = local_state(self.params), self.survey()
+        # In this order: who is just starting must not be taken for one whose data is gone.
+        seen = self.survey()
+        local = local_state(self.params)
         step = self.next_step(local, seen)
         if step in ("join", "replace"):
             self.join(local, seen, replace=step == "replace")
@@ -390,12 +393,15 @@ class Worker:
         if self.check_mode:
             return
         # A member that is starting accepts connections and then says nothing.
-        target = self.survey(timeout=1.0).raft_index
+        client = client_of(self.params, timeout=1.0)
+        target = -1
 
         def healthy() -> bool:
+            nonlocal target
+            seen = survey(client, self.me.client_url) if client else Survey()
+            target = seen.raft_index if target < 0 else target
             if service_state().get("MainPID", "0") in ("0", self.old_process):
                 raise MusterError("its process has not started")
-            seen = self.survey(timeout=1.0)
             mine = seen.find(self.me)
             if mine is None:
                 raise MusterError("it is not in the member list" if seen.answers else seen.silence)
@@ -416,7 +422,7 @@ class Worker:
         if self.name in self.declared or any(m.peer_url == self.name for m in self.declared.values()):
             raise MusterError(f"{self.name} is listed as a member, so it is not removed")
         client = client_of({**self.params, "name": ""})
-        seen = survey(client) if client else Survey()
+        seen = patient_survey(client) if client else Survey()
         if not seen.answers:
             raise MusterError(f"{self.name} cannot be removed, no member answers: {seen.silence}")
         found = next((m for m in seen.members if self.name in (m.name, m.peer_url, m.id)), None)

@@ -602,6 +602,69 @@ def test_a_member_that_the_others_wait_for_in_vain_is_told(awaited: Host, run: R
     )
 
 
+def test_a_member_that_starts_while_it_is_looked_at_is_not_replaced(
+    awaited: Host, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between two questions it writes its data, and tells the others its address."""
+    awaited.broken = True
+    assert run(etcd_member, awaited.arguments(**FORMING))["changed"] is True
+    awaited.broken = False
+    listed = awaited.cluster.cluster_member_list
+
+    def starts_now(body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        awaited.start()
+        return listed(body)
+
+    monkeypatch.setattr(awaited.cluster, "cluster_member_list", starts_now)
+    awaited.calls.clear()
+    assert run(etcd_member, awaited.arguments())["steps"] == ["north-1 is healthy"]
+    assert awaited.calls == []
+    assert 1 in awaited.cluster.members
+
+
+def busy(cluster: Cluster, monkeypatch: pytest.MonkeyPatch, times: int) -> None:
+    """Members that answer, but have no time for their list."""
+    listed, left = cluster.cluster_member_list, [times]
+
+    def list_members(body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        left[0] -= 1
+        if left[0] >= 0:
+            return 503, {"error": "etcdserver: request timed out", "code": 14}
+        return listed(body)
+
+    monkeypatch.setattr(cluster, "cluster_member_list", list_members)
+
+
+@pytest.mark.parametrize("module", [etcd_info, etcd_member])
+def test_members_that_are_busy_are_asked_again(
+    host: Host, run: Run, module: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    busy(host.cluster, monkeypatch, 7)  # all three of them are asked in a round
+    assert "msg" not in run(module, host.arguments())
+
+
+def test_members_that_stay_busy_are_told(host: Host, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_etcd_cluster, "PATIENCE", 0.5)
+    busy(host.cluster, monkeypatch, 1000)
+    answer = run(etcd_member, host.arguments())
+    assert answer["msg"].startswith("waited 0.5 s for etcd to tell its members: etcd at https://localhost:")
+    assert "request timed out" in answer["msg"]
+
+
+def test_a_member_that_is_waited_for_may_be_busy_first(
+    host: Host, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host.systemctl("stop")
+    started = host.start
+
+    def start() -> None:
+        started()
+        busy(host.cluster, monkeypatch, 4)
+
+    host.start = start  # type: ignore[method-assign]
+    assert run(etcd_member, host.arguments())["steps"] == ["start etcd", "north-1 is healthy"]
+
+
 @pytest.mark.parametrize(
     "member",
     [
