@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from e2e_lab import Lab, hosts_of, kill_group, other, recompute, wait
 
+SEGMENTS = 8
 TRANSACTION = "select txid_current()"
 PHASES = ("gates", "fenced", "opened")
 
@@ -203,13 +204,18 @@ def optime(lab: Lab, region: str) -> int:
     return int(json.loads(lab.noted(region, "status"))["optime"])
 
 
-def on_primary(lab: Lab, region: str, sql: str) -> str:
+def on_primary(lab: Lab, region: str, *statements: str) -> str:
     """Run SQL on the one host of a region that takes writes, whoever else can reach it; what it answers."""
-    for host in hosts_of(region)[:2]:
-        words = f"su postgres -c \"psql -At -c '{sql}'\""
-        if lab.sh(host, words.replace(sql, "select pg_is_in_recovery()"), check=False).strip() == "f":
-            return lab.sh(host, words).strip()
-    raise AssertionError(f"nobody takes writes in {region}")
+
+    def psql(*statements: str) -> str:
+        return 'su postgres -c "psql -At ' + " ".join(f"-c '{text}'" for text in statements) + '"'
+
+    def primary() -> str | None:
+        asked = {h: lab.sh(h, psql("select pg_is_in_recovery()"), check=False) for h in hosts_of(region)[:2]}
+        return next((host for host, answer in asked.items() if answer.strip() == "f"), None)
+
+    host = wait(primary, f"a host of {region} to take writes", 30)
+    return lab.sh(host, psql(*statements)).strip()
 
 
 def move_within(lab: Lab, region: str) -> None:
@@ -221,13 +227,18 @@ def move_within(lab: Lab, region: str) -> None:
 
 
 def run_ahead(lab: Lab, region: str) -> int:
-    """Let a region that still takes writes go on by itself for two WAL segments; how far it came."""
+    """Let a region that still takes writes go on by itself for some WAL segments; how far it came.
+
+    More of them than the other region begins meanwhile, which is one a minute.
+    """
     before = optime(lab, region)
-    for _segment in range(2):
-        on_primary(lab, region, TRANSACTION)
-        on_primary(lab, region, "select pg_switch_wal()")
+    on_primary(lab, region, *[TRANSACTION, "select pg_switch_wal()"] * SEGMENTS)
     return int(
-        wait(lambda: (now := optime(lab, region)) > before + (16 << 20) and now, "the new position", 30)
+        wait(
+            lambda: (now := optime(lab, region)) > before + (SEGMENTS - 1 << 24) and now,
+            "the new position",
+            30,
+        )
     )
 
 
