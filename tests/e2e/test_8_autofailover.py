@@ -97,6 +97,8 @@ class Writers:
                     name, timeline = cursor.fetchone()
                 row = Row(sent, time.time(), host, name.removeprefix("muster-"), int(timeline, 16))
                 self.rows.append(row)
+            except psycopg2.errors.ReadOnlySqlTransaction:
+                pass  # a standby: the connection is good, and a new one for each try would cost a third of a core
             except psycopg2.Error:
                 with contextlib.suppress(psycopg2.Error, AttributeError):
                     connection.close()
