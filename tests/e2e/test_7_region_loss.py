@@ -18,7 +18,7 @@ PHASES = ("gates", "fenced", "opened")
 
 
 def drill(lab: Lab, scenario: str) -> tuple[Path, dict[str, Any]]:
-    lab.ok("dr_drill", "-e", f"dr_scenario={scenario}", timeout=400)
+    lab.ok("dr_drill", "-e", f"dr_scenario={scenario}", timeout=700)
     return lab.latest_drill()
 
 
@@ -71,7 +71,7 @@ def test_flipped_bytes_in_the_repository_fail_the_proof(lab: Lab) -> None:
         lab.sh(host, f"printf 'rotten bytes' | dd of='{path}' bs=1 seek=2000 conv=notrunc status=none")
         broken[host] = path
     try:
-        run = lab.play("dr_drill", "-e", "dr_scenario=restore", timeout=400)
+        run = lab.play("dr_drill", "-e", "dr_scenario=restore", timeout=700)
     finally:
         for host, path in broken.items():
             lab.sh(host, f"cp -p /root/kept '{path}' && rm /root/kept")

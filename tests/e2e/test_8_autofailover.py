@@ -293,7 +293,7 @@ def test_region_killed(ready: Lab) -> None:
     lab = ready
     home = lab.primary_region()
     with Writers(lab) as writers:
-        lab.ok("dr_drill", "-e", "dr_scenario=region_loss", "-e", "dr_drill_automatic=true", timeout=400)
+        lab.ok("dr_drill", "-e", "dr_scenario=region_loss", "-e", "dr_drill_automatic=true", timeout=700)
     assert writers.of(other(home))
     evidence = lab.latest_drill()[1]
     store = evidence["stores"][0]
