@@ -140,7 +140,8 @@ class Waldump:
         """Its lines as they come; a MusterError when the WAL from the fork on is not all there."""
         for stretch in self.stretches:
             if not self.ends_before(stretch):
-                yield from self._lines(stretch, managers)
+                with readable(self.wal, stretch.timeline) as directory:
+                    yield from self._lines(directory, stretch, managers)
 
     def ends_before(self, stretch: Stretch) -> bool:
         """Whether this data never got as far as the stretch: then nothing of it is missing."""
@@ -152,11 +153,7 @@ class Waldump:
             raise MusterError(f"the WAL from the fork on is not complete: {first} is missing")
         return names[-1][:24] < first
 
-    def _lines(self, stretch: Stretch, managers: Sequence[str]) -> Iterator[str]:
-        with readable(self.wal, stretch.timeline) as directory:
-            yield from self._read(directory, stretch, managers)
-
-    def _read(self, directory: str, stretch: Stretch, managers: Sequence[str]) -> Iterator[str]:
+    def _lines(self, directory: str, stretch: Stretch, managers: Sequence[str]) -> Iterator[str]:
         words = [
             self.program, f"--path={directory}", f"--timeline={stretch.timeline}",
             f"--start={format_lsn(stretch.start)}",
@@ -194,10 +191,9 @@ def readable(wal: str, timeline: int) -> Iterator[str]:
     """A directory in which pg_waldump finds a timeline's WAL: a promotion calls its last file .partial."""
     with tempfile.TemporaryDirectory(prefix="muster-wal-") as directory:
         Path(directory).chmod(0o755)  # pg_waldump runs as another user; there is nothing in it but names
-        for name in reversed(all_segments(wal, timeline)):
-            link = Path(directory, name.removesuffix(".partial"))
-            link.unlink(missing_ok=True)  # sorted: what is whole comes last
-            link.symlink_to(os.path.join(wal, name))
+        # Backwards: where there is a whole file too, it is that.
+        for link, name in {name[:24]: name for name in reversed(all_segments(wal, timeline))}.items():
+            Path(directory, link).symlink_to(os.path.join(wal, name))
         yield directory
 
 
@@ -234,7 +230,7 @@ class Alone(Server):
 
     def wait_for(self, lsn: str, timeout: float) -> None:
         """Wait for a record: a standby lets itself be asked before it has replayed all of its WAL."""
-        if not self.has_replayed(lsn):
+        if not self.has_replayed(lsn):  # a server that cannot be asked at all is told at once
             what = f"the old data in {self.directory} to be replayed to {lsn}"
             wait_until(lambda: self.has_replayed(lsn), what, timeout, 0.1)
 

@@ -17,7 +17,7 @@ def drilled(lab: Lab) -> Lab:
 
 
 def test_the_drill_passes_and_loses_nothing(drilled: Lab) -> None:
-    evidence = json.loads((drilled.directory / "drills/latest/evidence.json").read_text())
+    evidence = drilled.latest_drill()[1]
     assert evidence["verdict"] == "PASS"
     store = evidence["stores"][0]
     assert store["rpo_lost_writes"] == 0
@@ -29,15 +29,14 @@ def test_the_drill_passes_and_loses_nothing(drilled: Lab) -> None:
 
 def test_the_evidence_is_valid(drilled: Lab) -> None:
     schema = json.loads((CHECKOUT / "docs/evidence.schema.json").read_text())
-    evidence = json.loads((drilled.directory / "drills/latest/evidence.json").read_text())
+    evidence = drilled.latest_drill()[1]
     jsonschema.Draft202012Validator(schema).validate(evidence)
     assert {row["host"] for row in evidence["clock"]} == set(drilled.addresses)
     assert any("handover" in phase["name"] for phase in evidence["phases"])
 
 
 def test_the_figures_are_those_that_a_stranger_recomputes(drilled: Lab) -> None:
-    folder = drilled.directory / "drills/latest"
-    evidence = json.loads((folder / "evidence.json").read_text())
+    folder, evidence = drilled.latest_drill()
     ledger = (folder / "ledger.csv").read_text().splitlines()
     assert ledger[0] == "store,sequence,sent_at,acknowledged_at,endpoint,answer"
     held = drilled.surviving(folder)

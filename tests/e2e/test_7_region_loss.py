@@ -134,6 +134,12 @@ def test_the_chain_of_evidence_holds(lab: Lab) -> None:
         ledger.write_bytes(kept)
 
 
+def test_a_drill_of_a_part_of_the_platform_is_refused(lab: Lab) -> None:
+    run = lab.play("dr_drill", "--limit", "localhost")
+    assert run.code != 0
+    assert "no drill now: it was not prepared" in run.output
+
+
 def test_a_failover_that_is_refused_leaves_no_lock_behind(lab: Lab) -> None:
     """Another operation may begin at once; the refused one has ended."""
     lab.wait_healthy()
@@ -205,17 +211,13 @@ def optime(lab: Lab, region: str) -> int:
 
 
 def on_primary(lab: Lab, region: str, *statements: str) -> str:
-    """Run SQL on the one host of a region that takes writes, whoever else can reach it; what it answers."""
+    """Run SQL on the host that leads a region, whoever else can reach it; what it answers."""
+    words = " ".join(f"-c '{statement}'" for statement in statements)
 
-    def psql(*statements: str) -> str:
-        return 'su postgres -c "psql -At ' + " ".join(f"-c '{text}'" for text in statements) + '"'
+    def answer() -> str:
+        return lab.sh(lab.noted(region, "leader"), f'su postgres -c "psql -At {words}"', check=False).strip()
 
-    def primary() -> str | None:
-        asked = {h: lab.sh(h, psql("select pg_is_in_recovery()"), check=False) for h in hosts_of(region)[:2]}
-        return next((host for host, answer in asked.items() if answer.strip() == "f"), None)
-
-    host = wait(primary, f"a host of {region} to take writes", 30)
-    return lab.sh(host, psql(*statements)).strip()
+    return str(wait(answer, f"{region} to take writes", 30))  # until then it refuses each of them
 
 
 def move_within(lab: Lab, region: str) -> None:
@@ -235,7 +237,7 @@ def run_ahead(lab: Lab, region: str) -> int:
     on_primary(lab, region, *[TRANSACTION, "select pg_switch_wal()"] * SEGMENTS)
     return int(
         wait(
-            lambda: (now := optime(lab, region)) > before + (SEGMENTS - 1 << 24) and now,
+            lambda: (now := optime(lab, region)) > before + (SEGMENTS - 1) * 2**24 and now,
             "the new position",
             30,
         )
@@ -280,6 +282,7 @@ def test_a_region_without_its_data_is_copied_anew(whole: Lab) -> None:
     run = lab.play("dr_drill", "-e", "dr_scenario=region_loss")
     assert run.code != 0
     assert f"no drill now: {', '.join(hosts_of(home))} do not answer" in run.output
+    assert "Drill | Scenario" not in run.output
     lab.ok("dr_failover", "-e", f"dr_target_region={away}")
     come_back(lab, home)
     for host in hosts_of(home)[:2]:

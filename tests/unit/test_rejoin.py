@@ -423,7 +423,10 @@ def test_what_only_this_side_has_is_saved(old: Old) -> None:
     assert "start" in old.read("ctl-calls")
     assert not (old.home / "running").exists()
     config = (old.home / "alone-config").read_text()
-    for setting in ("listen_addresses = ''", "default_transaction_read_only = 'on'", "archive_mode = 'off'"):
+    for setting in (
+        "listen_addresses = ''", "default_transaction_read_only = 'on'", "archive_mode = 'off'",
+        "recovery_target_timeline = 'latest'", "recovery_min_apply_delay = '0'",
+    ):  # fmt: skip
         assert setting in config
     assert not [path.name for path in old.data.iterdir() if path.name.startswith("muster_restore")]
     assert all("--start=0/3000100" in call for call in old.read("waldump-calls"))
@@ -545,23 +548,24 @@ def test_a_standby_that_does_not_get_there_is_told(old: Old) -> None:
 
 def test_the_last_file_of_a_timeline_that_was_left_is_read(old: Old) -> None:
     """Promoted in the region itself after the fork: that renames the file, and pg_waldump finds it all the same."""
-    for number in (3, 4):
-        (old.data / "pg_wal" / SEGMENTS[number - 2]).rename(
-            old.data / "pg_wal" / f"{SEGMENTS[number - 2]}.partial"
-        )
+    wal = old.data / "pg_wal"
+    (wal / SEGMENTS[1]).rename(wal / f"{SEGMENTS[1]}.partial")
+    (wal / f"{SEGMENTS[2]}.partial").write_text("begun, and then filled")
     old.program(
         "pg_waldump",
         f"""directory=${{1#--path=}}
 [ "$2" = --timeline=1 ] || exit 0
-cat "$directory/{SEGMENTS[1]}" >>{old.home}/dumped || {{ echo "pg_waldump: error: could not find file" >&2; exit 1; }}
+cat "$directory/{SEGMENTS[1]}" "$directory/{SEGMENTS[2]}" >{old.home}/dumped || {{ echo "pg_waldump: error: could not find file" >&2; exit 1; }}
 case "$*" in *Transaction*) cat {old.home}/commits ;; *) cat {old.home}/changes ;; esac""",
     )
     old.control(timeline=2)
     old.history(2, "1\t0/3000300\tno recovery target specified\n")
-    (old.data / "pg_wal" / "000000020000000000000003").touch()
+    (wal / "000000020000000000000003").touch()
     saved = old.step("save")["saved"]
-    assert (saved["count"], saved["wal_files"]) == (2, 3)
-    assert old.read("dumped")[0].startswith(f"{SEGMENTS[1]}")
+    assert (saved["count"], saved["wal_files"]) == (2, 4)
+    assert old.read("dumped") == ["".join(SEGMENTS[1:])], (
+        "of a file that is there whole as well, the whole one"
+    )
 
 
 def test_a_gap_before_a_promotion_is_not_the_end_of_the_wal(old: Old) -> None:

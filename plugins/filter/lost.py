@@ -1,0 +1,49 @@
+# Copyright: the Muster authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""What the hosts of a lost region had that nobody else had, put together."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from ansible_collections.muster.platform.plugins.module_utils._survivors import to_ranges
+
+
+def rows(texts: Iterable[str]) -> Iterator[dict[str, str]]:
+    return itertools.chain.from_iterable(csv.DictReader(text.splitlines()) for text in texts)
+
+
+def lost_commits(
+    hosts: Sequence[Mapping[str, Any]], lists: Sequence[str], canary: Sequence[str]
+) -> dict[str, Any]:
+    """One list of the hosts' lists; what two hosts have is one commit.
+
+    When another host became primary after the link was cut, none of them has all. One host whose commits are
+    not known may have had any: then their number is not known either.
+    """
+    commits = {(row["committed_at"], int(row["xid"]), row["lsn"]) for row in rows(lists)}
+    ordered = sorted(commits)
+    unknown = [
+        f"{host['host']}: {host['saved']['reason']}" for host in hosts if host["saved"]["count"] is None
+    ]
+    numbers = sorted({int(row["sequence"]) for row in rows(canary)})
+    return {
+        "csv": "xid,committed_at,lsn\n" + "".join(f"{xid},{at},{lsn}\n" for at, xid, lsn in ordered),
+        "evidence": {
+            "count": None if unknown else len(ordered),
+            "reason": "; ".join(unknown),
+            "first_at": ordered[0][0] if ordered else None,
+            "last_at": ordered[-1][0] if ordered else None,
+            "canary_sequences": {"postgresql": to_ranges(numbers)} if canary else {},
+        },
+    }
+
+
+class FilterModule:
+    """The filter muster.platform.lost_commits."""
+
+    def filters(self) -> dict[str, Callable[..., Any]]:
+        return {"lost_commits": lost_commits}
