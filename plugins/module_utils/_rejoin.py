@@ -164,8 +164,6 @@ def newest_timeline(data: str, known: int) -> int:
     wal = f"{data}/pg_wal"
     numbers = [int(name[:8], 16) for name in os.listdir(wal) if HISTORY.fullmatch(name)]
     for number in sorted(numbers, reverse=True):
-        if number <= known:
-            break
         if known in read_history(wal, number) and _diverged.all_segments(wal, number):
             return number
     return known
