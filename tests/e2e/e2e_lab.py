@@ -20,6 +20,8 @@ import psycopg2
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 ENDPOINTS = ("north-3", "south-3")
+# A load that shows what it has to, and leaves two cores to the two labs of a test run.
+LIGHT = ("-e", "dr_drill_load_rate=20")
 
 
 @dataclass
@@ -250,6 +252,11 @@ class Lab:
         config = self.noted(region, "config")
         assert config, f"etcd of {region} holds no configuration of Patroni"
         return '"standby_cluster"' in config
+
+    def drill(self, scenario: str, *arguments: str) -> tuple[Path, dict[str, Any]]:
+        """Run a drill, which has to pass; its folder and its evidence."""
+        self.ok("dr_drill", "-e", f"dr_scenario={scenario}", *arguments, *LIGHT, timeout=700)
+        return self.latest_drill()
 
     def latest_drill(self) -> tuple[Path, dict[str, Any]]:
         """The folder of the last drill, and its evidence."""

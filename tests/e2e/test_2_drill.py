@@ -12,7 +12,7 @@ from e2e_lab import CHECKOUT, Lab, other, recompute
 @pytest.fixture(scope="module")
 def drilled(lab: Lab) -> Lab:
     lab.wait_healthy()
-    lab.ok("dr_drill", "-e", "dr_scenario=switchover")
+    lab.drill("switchover")
     return lab
 
 

@@ -6,20 +6,13 @@ import json
 import subprocess
 import time
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
 import pytest
-from e2e_lab import Lab, hosts_of, kill_group, other, recompute, wait
+from e2e_lab import LIGHT, Lab, hosts_of, kill_group, other, recompute, wait
 
 SEGMENTS = 8
 TRANSACTION = "select txid_current()"
 PHASES = ("gates", "fenced", "opened")
-
-
-def drill(lab: Lab, scenario: str) -> tuple[Path, dict[str, Any]]:
-    lab.ok("dr_drill", "-e", f"dr_scenario={scenario}", timeout=700)
-    return lab.latest_drill()
 
 
 @pytest.fixture
@@ -46,7 +39,7 @@ def come_back(lab: Lab, region: str) -> None:
 
 def test_a_backup_in_the_other_region_is_proven(lab: Lab) -> None:
     lab.wait_healthy()
-    _folder, evidence = drill(lab, "restore")
+    _folder, evidence = lab.drill("restore")
     assert evidence["verdict"] == "PASS"
     assert {check["name"] for check in evidence["restore_proof"]["checks"]} == {
         "amcheck",
@@ -71,7 +64,7 @@ def test_flipped_bytes_in_the_repository_fail_the_proof(lab: Lab) -> None:
         lab.sh(host, f"printf 'rotten bytes' | dd of='{path}' bs=1 seek=2000 conv=notrunc status=none")
         broken[host] = path
     try:
-        run = lab.play("dr_drill", "-e", "dr_scenario=restore", timeout=700)
+        run = lab.play("dr_drill", "-e", "dr_scenario=restore", *LIGHT, timeout=700)
     finally:
         for host, path in broken.items():
             lab.sh(host, f"cp -p /root/kept '{path}' && rm /root/kept")
@@ -84,7 +77,7 @@ def test_flipped_bytes_in_the_repository_fail_the_proof(lab: Lab) -> None:
 def test_the_loss_of_a_region_is_counted_and_accounted_for(lab: Lab) -> None:
     lab.wait_healthy()
     home = lab.primary_region()
-    folder, evidence = drill(lab, "region_loss")
+    folder, evidence = lab.drill("region_loss")
     store = evidence["stores"][0]
     assert evidence["verdict"] == "PASS"
     assert store["rpo_lost_writes"] > 0, "the cut before the kill must have cost something"
@@ -105,7 +98,7 @@ def test_site_right_after_a_reprotection_changes_nothing(lab: Lab) -> None:
 
 def test_a_region_that_is_cut_off_is_not_taken_over_unfenced(lab: Lab) -> None:
     lab.wait_healthy()
-    _folder, evidence = drill(lab, "partition")
+    _folder, evidence = lab.drill("partition")
     assert evidence["verdict"] == "PASS"
     assert evidence["checks"][0]["name"] == "no failover without a proven fence"
     fence = next(gate for gate in evidence["gates"] if gate["name"] == "fence_proven")
@@ -134,10 +127,12 @@ def test_the_chain_of_evidence_holds(lab: Lab) -> None:
         ledger.write_bytes(kept)
 
 
-def test_a_drill_of_a_part_of_the_platform_is_refused(lab: Lab) -> None:
-    run = lab.play("dr_drill", "--limit", "localhost")
+@pytest.mark.parametrize("playbook", ["dr_drill", "dr_failover"])
+def test_an_operation_on_a_part_of_the_platform_is_refused(lab: Lab, playbook: str) -> None:
+    run = lab.play(playbook, "--limit", "localhost,north-1", "-e", "dr_target_region=south")
     assert run.code != 0
-    assert "no drill now: it was not prepared" in run.output
+    assert "run it without --limit" in run.output
+    assert "One operation at a time" not in run.output
 
 
 def test_a_failover_that_is_refused_leaves_no_lock_behind(lab: Lab) -> None:
@@ -181,7 +176,7 @@ def test_a_killed_failover_is_finished_by_the_same_command(whole: Lab, phase: st
     assert lab.query(f"{away}-3", "show cluster_name")[0][0] == f"muster-{away}"
     if phase == "fenced":
         # Right after a failover, with the old side fenced: nobody is started or promoted by a converge.
-        run = lab.ok("site")
+        run = lab.ok("site", "--limit", f"region_{home}")
         assert not any(run.changed.values()), run.output
         assert lab.sh(f"{home}-1", "systemctl is-active patroni", check=False).strip() != "active"
         # ... nor by a reboot.
