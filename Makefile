@@ -5,7 +5,7 @@ SHELL := /bin/bash
 export ANSIBLE_HOME := $(CURDIR)/.ansible
 export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
-export PYTHONDONTWRITEBYTECODE := 1
+export PYTHONPYCACHEPREFIX := $(CURDIR)/.cache/pycache
 export PYTHONUNBUFFERED := 1
 
 SCENARIO ?= switchover

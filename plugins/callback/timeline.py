@@ -54,6 +54,7 @@ from typing import Any
 
 from ansible import context
 from ansible.plugins.callback import CallbackBase
+from ansible.plugins.loader import filter_loader, test_loader
 from ansible_collections.muster.platform.plugins.module_utils._files import write_file
 
 PROGRESS_SECONDS = 10.0
@@ -73,6 +74,12 @@ def host_list(hosts: list[str]) -> str:
     shown = sorted(hosts)[:SHOWN_HOSTS]
     more = len(hosts) - len(shown)
     return ", ".join(shown) + (f" and {more} more" if more else "")
+
+
+def load_filters() -> None:
+    """Load filters and tests in this process: that of each task is forked from it, and would load them again."""
+    filter_loader.get("muster.platform.regions")
+    test_loader.get("ansible.builtin.match")
 
 
 def own_phases(result: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -172,6 +179,7 @@ class CallbackModule(CallbackBase):
             return  # the second playbook of one command goes on with the first one's timeline
         self.playbook = os.path.basename(getattr(playbook, "_file_name", None) or "")
         self.started_at, self.began = now_text(), time.monotonic()
+        load_filters()
 
     def v2_playbook_on_play_start(self, play: Any) -> None:
         uuid = str(play._uuid)

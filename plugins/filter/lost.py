@@ -9,7 +9,7 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from ansible_collections.muster.platform.plugins.module_utils._survivors import to_ranges
+from ansible_collections.muster.platform.plugins.module_utils._ranges import to_ranges
 
 
 def rows(texts: Iterable[str]) -> Iterator[dict[str, str]]:

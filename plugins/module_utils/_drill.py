@@ -16,9 +16,9 @@ from ansible.module_utils import ansible_release
 from ansible_collections.muster.platform.plugins.module_utils import (
     _evidence,
     _judge,
-    _survivors,
 )
 from ansible_collections.muster.platform.plugins.module_utils._errors import MusterError
+from ansible_collections.muster.platform.plugins.module_utils._ranges import to_ranges
 
 SCHEMA_VERSION = 2
 SURVIVING = ("sequences", "endpoint", "host", "region", "timeline", "position", "read_at")
@@ -93,7 +93,7 @@ def recovered(lost: str | None, exported: Any) -> str | None:
     if exported is None:
         return None
     both = _evidence.read_ranges(lost) & _evidence.read_ranges(str(exported))
-    return _survivors.to_ranges(sorted(both))
+    return to_ranges(sorted(both))
 
 
 def measured(parameters: Mapping[str, Any], ledger: _evidence.Ledger) -> dict[str, Any]:

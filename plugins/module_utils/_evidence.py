@@ -17,7 +17,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from ansible_collections.muster.platform.plugins.module_utils._errors import MusterError
-from ansible_collections.muster.platform.plugins.module_utils._survivors import to_ranges
+from ansible_collections.muster.platform.plugins.module_utils._ranges import to_ranges
 
 COLUMNS = ["store", "sequence", "sent_at", "acknowledged_at", "endpoint", "answer"]
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)

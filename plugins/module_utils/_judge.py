@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ansible_collections.muster.platform.plugins.module_utils import _evidence
+from ansible_collections.muster.platform.plugins.module_utils._ranges import to_ranges
 
 SCENARIOS = ("switchover", "region_loss", "partition", "restore", "failover", "reprotect")
 # These are measured by the canary, against the objectives.
@@ -107,7 +108,7 @@ def judge_lost_commits(evidence: Mapping[str, Any]) -> list[str]:
             reasons.append(
                 f"{store['name']}: {len(gone)} of {store['rpo_lost_writes']} lost acknowledged writes are"
                 f" not among the {number_of(commits)}commits that were saved from the old side:"
-                f" {_evidence.some_ranges(_evidence.to_ranges(sorted(gone)))}"
+                f" {_evidence.some_ranges(to_ranges(sorted(gone)))}"
             )
     lost = any(store["rpo_lost_writes"] for store in stores)
     if (lost or not stores) and (commits is None or commits["count"] is None):

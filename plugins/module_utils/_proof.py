@@ -14,8 +14,8 @@ from typing import Any
 from ansible_collections.muster.platform.plugins.module_utils._diverged import Alone
 from ansible_collections.muster.platform.plugins.module_utils._errors import MusterError
 from ansible_collections.muster.platform.plugins.module_utils._pgbackrest import PROGRAMS, identity
+from ansible_collections.muster.platform.plugins.module_utils._ranges import to_ranges
 from ansible_collections.muster.platform.plugins.module_utils._restore import CONFIG, Server
-from ansible_collections.muster.platform.plugins.module_utils._survivors import to_ranges
 
 Params = Mapping[str, Any]
 # The numbers of the canary that are compared with its ledger.

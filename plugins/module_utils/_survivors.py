@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -15,6 +15,7 @@ except ImportError as import_error:
     PSYCOPG2_ERROR = import_error
 
 from ansible_collections.muster.platform.plugins.module_utils._errors import MusterError
+from ansible_collections.muster.platform.plugins.module_utils._ranges import to_ranges
 
 WHO = "select pg_is_in_recovery(), host(inet_server_addr())"
 WHERE = "select left(pg_walfile_name(pg_current_wal_lsn()), 8), pg_current_wal_lsn()::text"
@@ -43,17 +44,6 @@ def first_line(error: Exception, store: Mapping[str, Any]) -> str:
     """What PostgreSQL or libpq said, without the password."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return lines[0].replace(str(store["password"]), "***")
-
-
-def to_ranges(numbers: Iterable[int]) -> str:
-    """Sorted numbers as C(1-5,7): most drills need a handful of ranges."""
-    parts: list[list[int]] = []
-    for number in numbers:
-        if parts and number == parts[-1][1] + 1:
-            parts[-1][1] = number
-        else:
-            parts.append([number, number])
-    return ",".join(f"{low}-{high}" if high > low else str(low) for low, high in parts)
 
 
 def read_survivors(store: dict[str, Any], config: dict[str, Any], low: int, high: int) -> dict[str, Any]:

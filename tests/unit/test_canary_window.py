@@ -17,6 +17,7 @@ import pytest
 from ansible.module_utils.testing import patch_module_args
 from ansible_collections.muster.platform.plugins.module_utils import _ledger, _survivors
 from ansible_collections.muster.platform.plugins.module_utils._errors import MusterError
+from ansible_collections.muster.platform.plugins.module_utils._ranges import to_ranges
 from ansible_collections.muster.platform.plugins.modules import canary_info, canary_window
 
 NOW = datetime.now(UTC).replace(microsecond=0)
@@ -291,8 +292,8 @@ def test_no_ledger_is_told(directory: Path, window: Module) -> None:
 
 
 def test_ranges() -> None:
-    assert _survivors.to_ranges([1, 2, 3, 5, 8, 9]) == "1-3,5,8-9"
-    assert _survivors.to_ranges([]) == ""
+    assert to_ranges([1, 2, 3, 5, 8, 9]) == "1-3,5,8-9"
+    assert to_ranges([]) == ""
 
 
 def test_a_broken_configuration_is_not_quoted(tmp_path: Path) -> None:
