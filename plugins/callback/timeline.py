@@ -77,7 +77,7 @@ def host_list(hosts: list[str]) -> str:
 
 
 def load_filters() -> None:
-    """Load filters and tests in this process: that of each task is forked from it, and would load them again."""
+    """Load filters and tests in this process: each task's is forked from it, and would load them again."""
     filter_loader.get("muster.platform.regions")
     test_loader.get("ansible.builtin.match")
 
