@@ -142,6 +142,18 @@ class Lab:
     def boot(self, host: str) -> None:
         self.podman("start", f"muster-{self.id}-{host}")
 
+    def boot_all(self) -> None:
+        """Start every host that does not run."""
+        done = subprocess.run(
+            ["podman", "ps", "--filter", f"name=muster-{self.id}-", "--format", "{{.Names}}"],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        for host in self.addresses:
+            if f"muster-{self.id}-{host}" not in done.stdout.split():
+                self.boot(host)
+
     def link(self, action: str, hosts: list[str], peers: list[str]) -> None:
         addresses = ",".join(self.addresses[peer] for peer in peers)
         subprocess.run(
@@ -162,8 +174,7 @@ class Lab:
     def repair(self) -> None:
         """Both regions protected again, whatever a test did, and left locked."""
         self.heal()
-        for host in self.addresses:
-            self.boot(host)
+        self.boot_all()
         if self.status()["exit_code"] == 0 and not self.sh(
             "witness", "cat /var/lib/muster/dr/operation.json; true"
         ):
@@ -214,7 +225,7 @@ class Lab:
         deadline = time.monotonic() + timeout
         while (found := self.status())["exit_code"] != 0:
             assert time.monotonic() < deadline, f"waited {timeout:g} s for a healthy lab: {found['reasons']}"
-            time.sleep(0.5)
+            time.sleep(1)
         return found
 
     def now(self) -> str:

@@ -47,7 +47,7 @@ def test_no_secret_in_what_the_controller_keeps(lab: Lab) -> None:
                 or lab.directory in path.parents
             ):
                 continue
-            if "collections" in path.parts or any(part.startswith("venv") for part in path.parts):
+            if any(part in ("collections", "pycache") or part.startswith("venv") for part in path.parts):
                 continue
             content = path.read_bytes()
             found += [str(path) for secret in lab.secrets.values() if secret.encode() in content]

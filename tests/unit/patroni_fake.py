@@ -163,8 +163,12 @@ class PatroniApi:
         return {"regions": REGIONS, "api_port": self.port, **self.files(), **more}
 
     def close(self) -> None:
-        for instance in self.hosts.values():
-            instance.server.shutdown()
+        # Each takes up to a poll interval to hear of it: all at once.
+        enders = [threading.Thread(target=instance.server.shutdown) for instance in self.hosts.values()]
+        for ender in enders:
+            ender.start()
+        for ender, instance in zip(enders, self.hosts.values(), strict=True):
+            ender.join()
             instance.server.server_close()
 
 
