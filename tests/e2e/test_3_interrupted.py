@@ -31,12 +31,13 @@ def test_a_killed_switchover_is_ended_by_the_same_command(healthy: Lab, phase: s
     home = lab.primary_region()
     away = other(home)
     since = lab.now()
-    locks = "get --prefix --keys-only /muster/locks/dr"
     process = lab.start("dr_switchover", "-e", f"dr_target_region={away}")
     if phase == "assess":
         time.sleep(1.5)
     elif phase == "before the demotion":
-        wait(lambda: lab.etcdctl(away, locks), "the handover to take its lock", 60, 0.05, process)
+        wait(
+            lambda: lab.in_etcd(away, "/muster/locks/dr"), "the handover to take its lock", 60, 0.05, process
+        )
     elif phase == "demoted":
         wait(lambda: lab.declared_standby(home), "the old region to be demoted", 60, 0.05, process)
     elif phase == "promoting":

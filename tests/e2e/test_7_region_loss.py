@@ -167,7 +167,7 @@ def test_a_killed_failover_is_finished_by_the_same_command(whole: Lab, phase: st
         if phase == "gates":
             time.sleep(3)
         elif phase == "fenced":
-            wait(lambda: fenced(lab, f"{home}-1"), "the fence", 60, 0.1, process)
+            wait(lambda: fenced(lab, f"{home}-1"), "the fence", 60, 0.3, process)
         else:
             wait(lambda: not lab.declared_standby(away), "the region to be opened", 60, 0.05, process)
     finally:

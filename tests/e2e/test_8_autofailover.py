@@ -176,7 +176,7 @@ def failed_over(lab: Lab, target: str, before: dict[str, Any]) -> dict[str, Any]
         passed = found["passed"] or {}
         return found if found["term"] > before["term"] and passed.get("finished") else None
 
-    found = wait(finished, "the witness to fail over", OBJECTIVE + 30)
+    found = wait(finished, "the witness to fail over", OBJECTIVE + 30, 1)
     assert found["holders"] == [target]
     assert found["passed"]["by"] == "the witness"
     assert isinstance(found, dict)
