@@ -7,7 +7,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
+from ansible_collections.muster.platform.plugins.plugin_utils._send import send_file
 
 MODULE = "muster.platform.artifact"
 
@@ -22,7 +24,7 @@ class ActionModule(ActionBase):
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         result: dict[str, Any] = super().run(tmp, task_vars)
         if "archive" in self._task.args:
-            return result | {"failed": True, "msg": "artifact does not take archive from a task"}
+            raise AnsibleActionFail("artifact does not take archive from a task")
         found = self._execute_module(module_name=MODULE, task_vars=task_vars)
         if found.get("wanted"):
             found = self._from_here(found["passed_over"], task_vars)
@@ -38,20 +40,11 @@ class ActionModule(ActionBase):
             missing = (
                 f"the controller: there is no {source}" if source else "the controller: no directory is named"
             )
-            return {
-                "failed": True,
-                "msg": f"no source has {arguments['name']} {arguments['version']}: "
-                + "; ".join([*reasons, missing]),
-            }
-        if not self._connection._shell.tmpdir:
-            self._make_tmp_path()
-        remote = self._connection._shell.join_path(self._connection._shell.tmpdir, source.name)
-        self._transfer_file(str(source), remote)
-        self._fixup_perms2((self._connection._shell.tmpdir, remote))
-        # The others have been asked.
-        given = {key: value for key, value in arguments.items() if key not in ("mirror", "url")}
+            said = "; ".join([*reasons, missing])
+            raise AnsibleActionFail(f"no source has {arguments['name']} {arguments['version']}: {said}")
+        remote = send_file(self, source, source.name)
         found: dict[str, Any] = self._execute_module(
-            module_name=MODULE, module_args={**given, "archive": remote}, task_vars=task_vars
+            module_name=MODULE, module_args={**arguments, "archive": remote}, task_vars=task_vars
         )
         if "passed_over" in found:
             found["passed_over"] = reasons

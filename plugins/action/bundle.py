@@ -16,6 +16,7 @@ from typing import Any
 
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
+from ansible_collections.muster.platform.plugins.plugin_utils._send import send_file
 
 MODULE = "muster.platform.bundle"
 HERE = Path(__file__).resolve().parents[2]
@@ -126,14 +127,10 @@ class ActionModule(ActionBase):
         return result | found
 
     def _send(self, archive: bytes, arguments: dict[str, Any], task_vars: Any) -> dict[str, Any]:
-        if not self._connection._shell.tmpdir:
-            self._make_tmp_path()
-        remote = self._connection._shell.join_path(self._connection._shell.tmpdir, "bundle.tar.gz")
         with tempfile.NamedTemporaryFile() as local:
             local.write(archive)
             local.flush()
-            self._transfer_file(local.name, remote)
-        self._fixup_perms2((self._connection._shell.tmpdir, remote))
+            remote = send_file(self, Path(local.name), "bundle.tar.gz")
         found: dict[str, Any] = self._execute_module(
             module_name=MODULE, module_args={**arguments, "archive": remote}, task_vars=task_vars
         )

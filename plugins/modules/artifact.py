@@ -125,7 +125,6 @@ import time
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
@@ -140,10 +139,6 @@ ZIP = re.compile(r"\.(zip|whl)$")
 BLOCK = 1 << 20
 
 Params = Mapping[str, Any]
-
-
-class WrongChecksum(MusterError):
-    """Somebody has changed what a source offers: no other one is asked."""
 
 
 def check_arguments(params: Params) -> None:
@@ -204,58 +199,42 @@ def installed(params: Params) -> bool:
 # --- the sources ------------------------------------------------------------------------
 
 
-def copy(source: IO[bytes], target: IO[bytes], deadline: float, where: str) -> str:
-    """Copy all of it; its checksum."""
-    found = hashlib.sha256()
-    while block := source.read(BLOCK):
-        if time.monotonic() > deadline:
-            raise OSError(f"it was not done in time from {where}")
-        found.update(block)
-        target.write(block)
-    return found.hexdigest()
-
-
-def download(address: str, timeout: float, target: IO[bytes]) -> str:
+def download(address: str, target: Path, timeout: float) -> None:
     deadline = time.monotonic() + timeout
-    with open_url(address, timeout=min(timeout, 30), follow_redirects="safe") as answer:
-        return copy(answer, target, deadline, address)
+    with open_url(address, timeout=timeout, follow_redirects="safe") as answer, open(target, "wb") as stream:
+        while block := answer.read(BLOCK):
+            if time.monotonic() > deadline:
+                raise OSError(f"it was not there within {timeout:g} s")
+            stream.write(block)
 
 
-def sources(params: Params) -> Iterator[tuple[str, Callable[[IO[bytes]], str]]]:
-    """Each source that this host can ask, and how its file is read."""
+def fetch(params: Params, target: Path) -> tuple[str | None, list[str]]:
+    """Bring the archive from the first address that has it; which one, and why not from those before."""
     addresses = []
     if params["mirror"]:
         addresses.append(f"{params['mirror'].rstrip('/')}/{params['file']}")
     if params["url"]:
         addresses.append(params["url"])
-    for address in addresses:
-        yield address, partial(download, address, params["timeout"])
-    if params["archive"]:
-        yield "the controller", partial(read_file, params["archive"])
-
-
-def read_file(path: str, target: IO[bytes]) -> str:
-    with open(path, "rb") as source:
-        return copy(source, target, time.monotonic() + 600, path)
-
-
-def fetch(params: Params, target: Path) -> tuple[str | None, list[str]]:
-    """Bring the archive from the first source that has it; where from, and why not from those before."""
     reasons = []
-    for name, read in sources(params):
+    for address in addresses:
         try:
-            with open(target, "wb") as stream:
-                found = read(stream)
+            download(address, target, params["timeout"])
         except Exception as error:  # open_url raises what its libraries raise
-            reasons.append(f"{name}: {error}")
-            continue
-        if found != params["sha256"].lower():
-            raise WrongChecksum(
-                f"{params['name']} {params['version']} from {name} has the SHA-256 {found}, "
-                f"not {params['sha256'].lower()}: refused, nothing was installed"
-            )
-        return name, reasons
+            reasons.append(f"{address}: {error}")
+        else:
+            return address, reasons
     return None, reasons
+
+
+def check_sum(params: Params, archive: Path, source: str) -> None:
+    """Refuse what somebody has changed: no other source is asked then."""
+    with open(archive, "rb") as stream:
+        found = hashlib.file_digest(stream, "sha256").hexdigest()
+    if found != params["sha256"].lower():
+        raise MusterError(
+            f"{params['name']} {params['version']} from {source} has the SHA-256 {found}, "
+            f"not {params['sha256'].lower()}: refused, nothing was installed"
+        )
 
 
 # --- what is in the archive ----------------------------------------------------------------
@@ -335,12 +314,17 @@ def run(params: Params, check: bool) -> dict[str, Any]:
         return {**result, "changed": True}
     directory = Path(params["directory"])
     directory.mkdir(mode=0o755, parents=True, exist_ok=True)
+    if params["archive"]:
+        check_sum(params, Path(params["archive"]), "the controller")
+        install(params, Path(params["archive"]))
+        return {**result, "changed": True, "source": "the controller"}
     archive = directory / f".{params['name']}-{params['version']}.download"
     try:
         source, reasons = fetch(params, archive)
         if source is None:
             # The action goes on with the controller.
             return {**result, "changed": False, "passed_over": reasons, "wanted": True}
+        check_sum(params, archive, source)
         install(params, archive)
     finally:
         archive.unlink(missing_ok=True)

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 from action_fake import Connection, run_action
+from ansible.errors import AnsibleActionFail
 from ansible_collections.muster.platform.plugins.action import artifact as action
 from ansible_collections.muster.platform.plugins.modules import artifact
 
@@ -322,7 +323,14 @@ def test_the_controller_s_file_is_checked_too(tmp_path: Path, play: Callable[...
 
 
 def test_no_source_at_all_is_one_sentence(tmp_path: Path, play: Callable[..., dict[str, Any]]) -> None:
-    answer = play(arguments(tmp_path, tarball(), controller=str(tmp_path / "none")))
-    assert answer["msg"] == f"no source has tool 1.0: the controller: there is no {tmp_path}/none/tool.tar.gz"
-    assert "the controller: no directory is named" in play(arguments(tmp_path, tarball()))["msg"]
-    assert "artifact does not take archive" in play(arguments(tmp_path, b"", archive="/x"))["msg"]
+    for given, sentence in (
+        (
+            arguments(tmp_path, tarball(), controller=str(tmp_path / "none")),
+            f"no source has tool 1.0: the controller: there is no {tmp_path}/none/tool.tar.gz",
+        ),
+        (arguments(tmp_path, tarball()), "no source has tool 1.0: the controller: no directory is named"),
+        (arguments(tmp_path, b"", archive="/x"), "artifact does not take archive from a task"),
+    ):
+        with pytest.raises(AnsibleActionFail) as failure:
+            play(given)
+        assert failure.value.message == sentence
