@@ -16,7 +16,13 @@ def test_second_run_changes_nothing(lab: Lab) -> None:
 
 
 def test_check_mode_is_clean_on_a_running_lab(lab: Lab) -> None:
-    run = lab.ok("site", "--check", "--diff")
+    # A number that comes from a command line is text.
+    numbers = {
+        "backup_repository_min_free_mb": 1024, "backup_repository_retention_days": 30,
+        "base_max_clock_offset_ms": 1000, "base_min_memory_mb": 512, "postgresql_min_free_mb": 512,
+    }  # fmt: skip
+    text = [word for name, number in numbers.items() for word in ("-e", f"{name}={number}")]
+    run = lab.ok("site", "--check", "--diff", *text)
     assert not any(run.changed.values()), run.output
 
 
