@@ -22,7 +22,7 @@ import urllib3
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 ENDPOINTS = ("north-3", "south-3")
-# A load that shows what it has to, and leaves two cores to the two labs of a test run.
+# A load that shows what it has to, and leaves some of two cores to the other tests.
 LIGHT = ("-e", "dr_drill_load_rate=20")
 
 
