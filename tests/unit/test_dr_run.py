@@ -151,9 +151,7 @@ def time_out_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], None]:
     return prepare
 
 
-def test_a_timeout_ends_it_and_what_it_had_begun(
-    tmp_path: Path, time_out_at: Callable[[Path], None]
-) -> None:
+def test_a_timeout_ends_it_and_what_it_had_begun(tmp_path: Path, time_out_at: Callable[[Path], None]) -> None:
     time_out_at(tmp_path / "pid")
     answer = run(tmp_path, HANGS, timeout=8)
     assert (answer["failed"], answer["rc"]) == (True, 124)
