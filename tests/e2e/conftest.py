@@ -43,8 +43,7 @@ def lab() -> Lab:
 
 @pytest.fixture
 def healthy(lab: Lab) -> Iterator[Lab]:
-    """A lab that is whole before the test, and is made whole after it, whatever the test did."""
+    """A lab that is whole before the test; its hosts run after it, whatever the test did."""
     lab.wait_healthy()
     yield lab
     lab.boot_all()
-    lab.wait_healthy()

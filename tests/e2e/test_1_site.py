@@ -32,12 +32,10 @@ def test_limit_to_one_host(lab: Lab) -> None:
 
 
 def test_status_is_healthy_and_quick(lab: Lab) -> None:
-    lab.wait_healthy()
+    rows = lab.wait_healthy()["stores"]
     run = lab.play("dr_status")
     assert run.code == 0, run.output
     assert "primary" in run.output
-    document = lab.status()
-    rows = document["stores"]
     assert [row["role"] for row in rows].count("primary") == 1
     assert all(row["last_backup_at"] for row in rows)
 
