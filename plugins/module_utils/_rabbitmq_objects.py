@@ -14,7 +14,12 @@ from typing import Any
 
 from ansible_collections.muster.platform.plugins.module_utils import _rabbitmq_declared as declared_
 from ansible_collections.muster.platform.plugins.module_utils._errors import MusterError
-from ansible_collections.muster.platform.plugins.module_utils._rabbitmq import PARAMETER, Region
+from ansible_collections.muster.platform.plugins.module_utils._rabbitmq import (
+    PARAMETER,
+    Refusal,
+    Region,
+    path_of,
+)
 
 Objects = dict[str, dict[tuple[Any, ...], Any]]
 HASHING = "rabbit_password_hashing_sha256"
@@ -163,6 +168,10 @@ def _deletions(have: Objects, want: Objects, declared: Mapping[str, Any], role: 
         mine = component in OWN_COMPONENTS and name.startswith(declared_.OWN)
         if mine and (vhost, component, name) not in want["parameters"]:
             found.append(("parameters", component, vhost, name))
+    if declared["standby"]["mode"] != "shovel":
+        stale = {(vhost, name) for vhost, name in declared_.backlog_queues(declared)}
+        # First, because it may be refused.
+        found[:0] = [("queues", *key) for key in sorted(stale & set(have["queues"]))]
     if ("guest",) in have["users"]:
         found.append(("users", "guest"))
     return found
@@ -192,10 +201,26 @@ def bring(region: Region, declared: Mapping[str, Any], role: str, check: bool = 
         return change
     # What must go goes first: a permission, and a link that would deliver twice.
     for path in change.deletions:
-        region.delete(*path)
+        if path[0] == "queues":
+            delete_empty(region, path[1], path[2])
+        else:
+            region.delete(*path)
     if change.definitions:
         region.request("POST", "/api/definitions", change.definitions)
     return change
+
+
+def delete_empty(region: Region, vhost: str, name: str) -> None:
+    """A queue that another way of pulling needed; never one that still holds something."""
+    try:
+        region.request("DELETE", path_of("queues", vhost, name) + "?if-empty=true")
+    except Refusal as error:
+        if error.status == 404:
+            return
+        raise MusterError(
+            f"rabbitmq_standby cannot change while {name} of vhost {vhost} in region {region.name} holds "
+            f"messages that the other region has not pulled: set it back until the backlog is 0 ({error})"
+        ) from error
 
 
 def strangers(have: Objects, declared: Mapping[str, Any]) -> list[str]:

@@ -152,6 +152,13 @@ class Cluster:
         known[:] = [item for item in known if [item["vhost"], item["name"]] != parts]
         return 204, None
 
+    def do_queues(self, _method: str, parts: list[str], _body: Any) -> Any:
+        name = parts[1].removesuffix("?if-empty=true")
+        if self.queues.get(name):
+            return 400, {"reason": "queue is not empty"}
+        self.objects["queues"] = [item for item in self.objects["queues"] if item["name"] != name]
+        return 204, None
+
     def do_users(self, method: str, parts: list[str], _body: Any) -> Any:
         if method == "DELETE":
             self.objects["users"] = [user for user in self.objects["users"] if user["name"] != parts[0]]

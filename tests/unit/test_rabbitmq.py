@@ -217,6 +217,22 @@ def test_what_is_left_of_another_mode_is_removed(pair: World, run_module: Run) -
     assert pair.log == ["south: DELETE parameters federation-upstream docs muster.upstream"]
 
 
+def test_another_way_of_pulling_leaves_nothing_behind_and_loses_nothing(pair: World, run_module: Run) -> None:
+    pair.tick = lambda: None  # type: ignore[method-assign]
+    federated = {**DECLARED, "standby": {**DECLARED["standby"], "mode": "federation"}}
+    north = pair.clusters["north"]
+    north.queues["q.dr"] = [1]
+    answer = run_module(rabbitmq_objects, options(region="north", declared=federated))
+    assert answer["msg"].startswith(
+        "rabbitmq_standby cannot change while q.dr of vhost docs in region north holds messages"
+    )
+    north.queues["q.dr"] = []
+    for region in ("north", "south"):
+        assert run_module(rabbitmq_objects, options(region=region, declared=federated))["changed"] is True
+    assert [item["name"] for item in north.objects["queues"]] == ["q"]
+    assert [key[1] for key in pair.clusters["south"].parameters] == ["federation-upstream"]
+
+
 # --- handover -----------------------------------------------------------------------------
 
 SWITCH = {"target": "south", "holder": "ann"}
