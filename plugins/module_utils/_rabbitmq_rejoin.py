@@ -1,0 +1,180 @@
+# Copyright: the Muster authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Bringing a region of RabbitMQ back as a standby, after everything that only it has was saved."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from ansible_collections.muster.platform.plugins.module_utils import _rabbitmq_move as move
+from ansible_collections.muster.platform.plugins.module_utils._errors import MusterError
+from ansible_collections.muster.platform.plugins.module_utils._files import sync, write_file
+from ansible_collections.muster.platform.plugins.module_utils._rabbitmq import Region, Role, now
+from ansible_collections.muster.platform.plugins.module_utils._rabbitmq_objects import bring
+from ansible_collections.muster.platform.plugins.module_utils._wait import wait_until
+
+BATCH = 500  # a quorum queue stops at 2000 that are not acknowledged
+
+
+def plain(value: Any) -> Any:
+    """A header as JSON takes it."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    if isinstance(value, bytes):
+        return {"base64": base64.b64encode(value).decode()}
+    return value if isinstance(value, (bool, int, float, str, type(None))) else str(value)
+
+
+def line(vhost: str, queue: str, method: Any, properties: Any, body: bytes) -> str:
+    """One message, whole."""
+    known = (
+        "message_id",
+        "correlation_id",
+        "content_type",
+        "content_encoding",
+        "type",
+        "app_id",
+        "timestamp",
+    )
+    found = {
+        name: plain(getattr(properties, name)) for name in known if getattr(properties, name) is not None
+    }
+    found |= {
+        "vhost": vhost,
+        "queue": queue,
+        "exchange": method.exchange,
+        "routing_key": method.routing_key,
+        "redelivered": method.redelivered,
+        "headers": plain(properties.headers or {}),
+        "body": base64.b64encode(body).decode(),
+    }
+    return json.dumps(found, sort_keys=True) + "\n"
+
+
+@dataclass
+class Rejoin:
+    """The way of one region back to be a standby."""
+
+    regions: Mapping[str, Region]
+    name: str
+    declared: Mapping[str, Any]
+    save_directory: str
+    timeout: float
+
+    @property
+    def own(self) -> Region:
+        return self.regions[self.name]
+
+    def look(self) -> Region:
+        """The region that is primary; refuses when none is, so that nothing is closed for nothing."""
+        found = [
+            region
+            for name, region in self.regions.items()
+            if name != self.name and (role := region.role()) is not None and role.role == "primary"
+        ]
+        if not found:
+            raise MusterError(
+                f"refused: no other region is primary, so {self.name} is not to be a standby; "
+                "dr_failover decides which region is to be primary"
+            )
+        return found[0]
+
+    def run(self, holder: str) -> dict[str, Any]:
+        primary = self.look()
+        newest, own = primary.role(), self.own.role()
+        if newest is None or own is None:
+            raise MusterError(f"region {self.name} has no role yet: run site.yml")
+        if own.role == "primary" and own.epoch >= newest.epoch:
+            raise MusterError(
+                f"refused: {self.name} is primary with epoch {own.epoch}, {primary.name} with {newest.epoch}"
+            )
+        done = own.role == "standby" and own.epoch == newest.epoch
+        if not done:
+            # It keeps its old epoch until all is saved: a rerun begins here again.
+            bring(self.own, self.declared, "closed")
+            self.own.set_role(Role("standby", own.epoch, now()))
+            wait_until(self.closed, f"region {self.name} to let the operator in", self.timeout, 0.2)
+        with self.own.lock(holder, self.timeout):
+            saved = None if done else self.save()
+            change = bring(self.own, self.declared, "standby")
+            if not done:
+                self.own.set_role(Role("standby", newest.epoch))
+            handover = move.Handover(self.own, primary, self.declared, move.Limits(reprotect=self.timeout))
+            handover.wait_for_links()
+        return {"changed": bool(change) or not done, "saved": saved}
+
+    def closed(self) -> bool:
+        """Whether no application is in, and the operator can be; the gate opens when it is no "
+        "primary any more."""
+        move.close(self.own, self.declared, self.timeout)
+        with self.own.amqp("muster.operations"):
+            return True
+
+    # --- saving ---
+
+    def save(self) -> dict[str, Any] | None:
+        """Every message to a file before it leaves its queue."""
+        kinds = {
+            "only-here": move.backlogs(self.own, self.declared),
+            "copies": move.followed(self.declared),
+        }
+        depths = self.own.depths([key for keys in kinds.values() for key in keys])
+        if not any(ready for ready, _consumers in depths.values()):
+            return None
+        stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
+        directory = os.path.join(self.save_directory, f"rabbitmq-{self.name}-{stamp}")
+        os.makedirs(directory, mode=0o700)
+        queues: dict[str, int] = {}
+        totals = dict.fromkeys(kinds, 0)
+        for kind, keys in kinds.items():
+            for vhost, name in keys:
+                count = self.drain(vhost, name, os.path.join(directory, f"{kind}.jsonl"))
+                queues[f"{vhost}/{name}"] = count
+                totals[kind] += count
+        found = {
+            "directory": directory,
+            "only_here": totals["only-here"],
+            "copies": totals["copies"],
+            "queues": queues,
+        }
+        write_file(
+            os.path.join(directory, "summary.json"), json.dumps({**found, "saved_at": now()}) + "\n", 0o600
+        )
+        return found
+
+    def drain(self, vhost: str, name: str, path: str) -> int:
+        """Take all out of a queue; acknowledged in batches, each when it is on the disk."""
+        count = 0
+        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        with open(descriptor, "w", encoding="utf-8") as stream, self.own.amqp(vhost) as connection:
+            channel = connection.channel()
+            while True:
+                tag = None
+                for _number in range(BATCH):
+                    method, properties, body = channel.basic_get(name)
+                    if method is None:
+                        break
+                    tag = method.delivery_tag
+                    stream.write(line(vhost, name, method, properties, body))
+                    count += 1
+                if tag is None:
+                    break
+                stream.flush()
+                os.fsync(stream.fileno())
+                sync(os.path.dirname(path))
+                channel.basic_ack(tag, multiple=True)
+            channel.close()
+        ready = self.own.depths([(vhost, name)])[vhost, name][0]
+        if ready:
+            raise MusterError(
+                f"{name} of {vhost} still has {ready} messages after {count} were saved: run it again"
+            )
+        return count

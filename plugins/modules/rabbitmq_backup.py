@@ -1,0 +1,192 @@
+#!/usr/bin/python
+# Copyright: the Muster authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: rabbitmq_backup
+short_description: Keep a cluster's definitions in an encrypted file, or bring them back
+version_added: 0.1.0
+description:
+  - "V(taken) writes the region's definitions (virtual hosts, users with their passwords' hashes, permissions,
+    policies, exchanges, queues, bindings, parameters) into an encrypted file of mode 0600, reads it back and
+    compares it with what the cluster has. It holds no messages."
+  - "V(read) decrypts one and compares it with what the cluster has now, and changes nothing. It notes
+    the proof."
+  - "V(restored) brings back what is missing or differs, and compares. Permissions of applications,
+    policies and
+    links follow the region's role and are not taken from the file but from what is declared: run the role
+    afterwards."
+options:
+  state:
+    description: What to do.
+    type: str
+    choices: [taken, read, restored]
+    default: taken
+  region:
+    description: The region.
+    type: str
+    required: true
+  directory:
+    description: Where this host's backups are.
+    type: path
+    required: true
+  name:
+    description: The file's name; V(latest) is the newest.
+    type: str
+    default: latest
+  passphrase:
+    description: Encrypts the file.
+    type: str
+    required: true
+  keep:
+    description: How many backups are kept.
+    type: int
+    default: 14
+extends_documentation_fragment:
+  - muster.platform.rabbitmq
+attributes:
+  check_mode:
+    description: Says that it would write.
+    support: full
+author: The Muster authors (@muster-platform)
+"""
+
+EXAMPLES = r"""
+- name: Keep the definitions
+  muster.platform.rabbitmq_backup:
+    regions: {north: [north-1, north-2, north-3]}
+    region: north
+    directory: /var/backups/muster/rabbitmq
+    passphrase: "{{ rabbitmq_backup_passphrase }}"
+    operator_password: "{{ rabbitmq_operator_password }}"
+    ca_certificate: /etc/muster/rabbitmq/ca.crt
+"""
+
+RETURN = r"""
+proof:
+  description: What was kept, read or restored.
+  returned: outside check mode
+  type: dict
+  contains:
+    file: {description: Path of the file., type: str}
+    taken_at: {description: When the definitions were read., type: str}
+    objects: {description: "How many objects it holds, by kind.", type: dict}
+    differs: {description: "What the cluster had not of it, before a restore, by kind.", type: list}
+"""
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.muster.platform.plugins.module_utils._errors import MusterError
+from ansible_collections.muster.platform.plugins.module_utils._files import write_file
+from ansible_collections.muster.platform.plugins.module_utils._rabbitmq import (
+    OPTIONS,
+    Region,
+    now,
+    regions_from,
+)
+from ansible_collections.muster.platform.plugins.module_utils._rabbitmq_backup import (
+    KINDS,
+    missing,
+    seal,
+    unseal,
+    write_secret,
+)
+
+SUFFIX = ".backup"
+# What the region's role decides, so that a file of another day has no say in it.
+BY_ROLE = ("permissions", "topic_permissions", "policies", "parameters", "global_parameters")
+
+
+def take(params: dict[str, Any], region: Region) -> dict[str, Any]:
+    directory = Path(params["directory"])
+    taken_at = now()
+    definitions = region.request("GET", "/api/definitions")
+    path = directory / (datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ") + SUFFIX)
+    write_secret(
+        path, seal(json.dumps({"taken_at": taken_at, "definitions": definitions}), params["passphrase"])
+    )
+    found, proof = read(params, region, path)
+    if missing(definitions, found):
+        raise MusterError(f"{path} does not hold what was read: {', '.join(missing(definitions, found))}")
+    write_file(f"{path}.json", json.dumps(proof) + "\n", 0o600)
+    for old in sorted(directory.glob(f"*{SUFFIX}"))[: -max(1, params["keep"])]:
+        old.unlink()
+        Path(f"{old}.json").unlink(missing_ok=True)
+    return proof
+
+
+def find(params: dict[str, Any]) -> Path:
+    directory = Path(params["directory"])
+    known = sorted(directory.glob(f"*{SUFFIX}"))
+    if params["name"] != "latest":
+        known = [path for path in known if path.name == params["name"]]
+    if not known:
+        raise MusterError(f"there is no backup {params['name']} in {directory}")
+    return known[-1]
+
+
+def read(params: dict[str, Any], region: Region, path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What a file holds, and what is to be said of it."""
+    document = json.loads(unseal(path.read_bytes(), params["passphrase"], str(path)))
+    definitions = document["definitions"]
+    have = region.request("GET", "/api/definitions")
+    return definitions, {
+        "file": str(path),
+        "taken_at": document["taken_at"],
+        "objects": {kind: len(definitions.get(kind, [])) for kind in KINDS},
+        "differs": missing(definitions, have),
+    }
+
+
+def restore(params: dict[str, Any], region: Region) -> dict[str, Any]:
+    definitions, proof = read(params, region, find(params))
+    wanted = {kind: items for kind, items in definitions.items() if kind in KINDS and kind not in BY_ROLE}
+    region.request("POST", "/api/definitions", wanted)
+    left = missing(wanted, region.request("GET", "/api/definitions"))
+    if left:
+        raise MusterError(
+            f"after the restore of {proof['file']} region {region.name} still lacks {', '.join(left)}"
+        )
+    return proof
+
+
+def run(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
+    region = regions_from(params)[params["region"]]
+    if params["state"] == "taken":
+        return {"changed": True} if check_mode else {"changed": True, "proof": take(params, region)}
+    if params["state"] == "read" or check_mode:
+        _found, proof = read(params, region, find(params))
+        if not check_mode:
+            note = {**proof, "proven_at": now()}
+            write_file(Path(params["directory"]) / "restore-proof.json", json.dumps(note) + "\n", 0o600)
+        return {"changed": params["state"] == "restored", "proof": proof}
+    return {"changed": True, "proof": restore(params, region)}
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            **OPTIONS,
+            "state": {"type": "str", "choices": ["taken", "read", "restored"], "default": "taken"},
+            "region": {"type": "str", "required": True},
+            "directory": {"type": "path", "required": True},
+            "name": {"type": "str", "default": "latest"},
+            "passphrase": {"type": "str", "required": True, "no_log": True},
+            "keep": {"type": "int", "default": 14},
+        },
+        supports_check_mode=True,
+    )
+    try:
+        module.exit_json(**run(module.params, module.check_mode))
+    except MusterError as error:
+        module.fail_json(msg=str(error))
+
+
+if __name__ == "__main__":
+    main()

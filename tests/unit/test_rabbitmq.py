@@ -1,0 +1,685 @@
+# Copyright: the Muster authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""RabbitMQ's modules against two clusters of our own."""
+
+from __future__ import annotations
+
+import base64
+import copy
+import json
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.muster.platform.plugins.filter.rabbitmq import (
+    rabbitmq_password_hash,
+    rabbitmq_problems,
+)
+from ansible_collections.muster.platform.plugins.module_utils import (
+    _rabbitmq_backup,
+    _rabbitmq_declared,
+    _rabbitmq_move,
+    _rabbitmq_rejoin,
+)
+from ansible_collections.muster.platform.plugins.module_utils._errors import MusterError
+from ansible_collections.muster.platform.plugins.module_utils._rabbitmq import Region, Role
+from ansible_collections.muster.platform.plugins.module_utils._rabbitmq_node import Local
+from ansible_collections.muster.platform.plugins.module_utils._rabbitmq_objects import has_password
+from ansible_collections.muster.platform.plugins.modules import (
+    rabbitmq_backup,
+    rabbitmq_handover,
+    rabbitmq_info,
+    rabbitmq_member,
+    rabbitmq_objects,
+    rabbitmq_promote,
+    rabbitmq_rejoin,
+)
+from rabbitmq_fake import DECLARED, PASSWORDS, World, options, patch
+
+Run = Callable[..., dict[str, Any]]
+RUNS = Local("active", False, ())
+
+
+@pytest.fixture
+def world(monkeypatch: pytest.MonkeyPatch) -> World:
+    made = World()
+    patch(made, monkeypatch)
+    monkeypatch.setattr(_rabbitmq_move, "SETTLE", 0.0)
+    monkeypatch.setattr(_rabbitmq_move, "POLL", 0.01)
+    return made
+
+
+@pytest.fixture
+def pair(world: World, run_module: Run) -> World:
+    """Two regions that were provisioned: north is primary."""
+    for region, role in (("north", "primary"), ("south", "standby")):
+        answer = run_module(rabbitmq_objects, options(region=region, initial_role=role))
+        assert answer["changed"] is True, answer
+    world.log.clear()
+    return world
+
+
+def declared(**more: Any) -> dict[str, Any]:
+    found = copy.deepcopy(DECLARED) | more
+    for user in found["users"]:
+        user["password"] = "secret"
+    return found
+
+
+# --- what is declared ---------------------------------------------------------------------
+
+
+def test_nothing_is_wrong_with_what_is_right() -> None:
+    assert rabbitmq_problems(declared()) == []
+
+
+@pytest.mark.parametrize(
+    ("more", "sentence"),
+    [
+        (
+            {"queues": [{"vhost": "docs", "name": "q"}, {"vhost": "docs", "name": "q", "durable": False}]},
+            "rabbitmq_queues: the queue q of vhost docs is declared twice, with durable once True and once False: "
+            "keep one of the declarations",
+        ),
+        (
+            {"users": [{"name": "a", "password": "x"}, {"name": "a", "password": "y"}]},
+            "rabbitmq_users: the user a is declared twice, with password two values: keep one of the declarations",
+        ),
+        ({"users": [{"name": "a"}]}, "rabbitmq_users: the user a lacks password"),
+        ({"users": [{"name": "guest", "password": "x"}]}, "the user guest is not yours to declare"),
+        ({"exchanges": [{"name": "x", "vhost": "docs", "kind": "topic"}]}, "has kind, which means nothing"),
+        (
+            {"queues": [{"vhost": "docs", "name": "q", "arguments": {"x-dead-letter-exchange": "dead"}}]},
+            "use dead_letter instead",
+        ),
+        (
+            {"queues": [{"vhost": "docs", "name": "q", "dead_letter": {"exchange": "none"}}]},
+            "dead_letter.exchange is 'none', which is not among rabbitmq_exchanges",
+        ),
+        ({"queues": [{"vhost": "docs", "name": "q.dr"}]}, "has a name that is not free"),
+        ({"queues": [{"vhost": "docs", "name": "s", "type": "stream"}]}, "set standby: false"),
+        ({"queues": [{"vhost": "else", "name": "q"}]}, "is in a vhost that is not among rabbitmq_vhosts"),
+        (
+            {"policies": [{"vhost": "docs", "name": "p", "pattern": "(", "definition": {"a": 1}}]},
+            "pattern is '(', which is no regular expression",
+        ),
+        (
+            {"bindings": [{"vhost": "docs", "source": "no", "destination": "q"}]},
+            "no is not among rabbitmq_exchanges",
+        ),
+    ],
+)
+def test_what_is_wrong_is_told_in_a_sentence(more: dict[str, Any], sentence: str) -> None:
+    given = copy.deepcopy(DECLARED) | {"users": [], "bindings": []} | more
+    assert sentence in "; ".join(rabbitmq_problems(given))
+
+
+def test_a_writer_to_queues_by_name_is_refused() -> None:
+    users = [{"name": "a", "password": "x", "permissions": [{"vhost": "docs", "write": ".*"}]}]
+    (problem,) = rabbitmq_problems(declared() | {"users": users})
+    assert "the user a may write to the default exchange of vhost docs" in problem
+    assert "never reaches the standby" in problem
+
+
+def test_the_password_of_the_first_user_is_hashed_as_rabbitmq_does() -> None:
+    hashed = rabbitmq_password_hash("op", "cookie")
+    assert hashed == rabbitmq_password_hash("op", "cookie")
+    assert has_password({"password_hash": hashed}, "op")
+    assert not has_password({"password_hash": hashed}, "other")
+
+
+def test_a_standby_keeps_a_window_and_no_dead_letters() -> None:
+    full = {**declared(), "operator_password": "op", "upstream_password": "up//:"}
+    standby = _rabbitmq_declared.wanted(full, "south", "standby")
+    primary = _rabbitmq_declared.wanted(full, "north", "primary")
+    assert standby["policies"]["docs", "muster.q"]["definition"] == {
+        "message-ttl": 60000, "max-length": 5, "overflow": "drop-head",
+    }  # fmt: skip
+    assert primary["policies"]["docs", "muster.q"]["definition"] == {
+        "max-length": 5, "dead-letter-exchange": "dead",
+    }  # fmt: skip
+    assert ("docs", "ingest") in primary["permissions"]
+    assert ("docs", "ingest") not in standby["permissions"]
+    assert primary["parameters"] == {}
+    link = standby["parameters"]["docs", "shovel", "muster.q"]
+    assert link["src-uri"][0].startswith(
+        "amqps://muster_upstream:up%2F%2F%3A@north-1:5671/docs?cacertfile=/etc/"
+    )
+    assert "verify=verify_peer" in link["src-uri"][2]
+    assert link["ack-mode"] == "on-confirm"
+
+
+def test_federation_follows_the_exchanges_and_has_no_queue_of_its_own() -> None:
+    standby = {**DECLARED["standby"], "mode": "federation"}
+    full = {**declared(standby=standby), "operator_password": "op", "upstream_password": "up"}
+    found = _rabbitmq_declared.wanted(full, "south", "standby")
+    assert ("docs", "q.dr") not in found["queues"]
+    assert found["policies"]["docs", "muster.exchange.in"]["definition"] == {
+        "federation-upstream": "muster.upstream"
+    }
+    upstream = found["parameters"]["docs", "federation-upstream", "muster.upstream"]
+    assert upstream["ack-mode"] == "on-confirm"
+    assert len(upstream["uri"]) == 3
+
+
+# --- objects ------------------------------------------------------------------------------
+
+
+def test_what_differs_is_written_at_once_and_nothing_the_second_time(pair: World, run_module: Run) -> None:
+    assert pair.clusters["north"].posts == 1
+    answer = run_module(rabbitmq_objects, options(region="north"))
+    assert (answer["changed"], answer["role"], pair.log) == (False, "primary", [])
+    assert pair.open_for_writes() == ["north"]
+
+
+def test_check_mode_changes_nothing(world: World, run_module: Run) -> None:
+    answer = run_module(
+        rabbitmq_objects, options(region="north", initial_role="primary"), check=True, diff=True
+    )
+    assert answer["changed"] is True
+    assert world.log == []
+    assert "secret" not in json.dumps(answer["diff"])
+    assert "queues docs q:" in answer["diff"]["after"]
+
+
+def test_a_changed_password_is_written_and_a_stranger_left_alone(pair: World, run_module: Run) -> None:
+    north = pair.clusters["north"]
+    north.load({"users": [{"name": "ann", "password_hash": "", "tags": []}]})
+    north.permissions["docs", "ann"] = {"configure": "", "write": "", "read": ""}
+    answer = run_module(rabbitmq_objects, options(region="north", passwords={**PASSWORDS, "ingest": "new"}))
+    assert answer["objects"] == ["users ingest"]
+    assert answer["undeclared_users"] == ["ann"]
+    assert ("docs", "ann") in north.permissions
+
+
+def test_in_a_standby_nobody_else_has_permissions(pair: World, run_module: Run) -> None:
+    pair.clusters["south"].permissions["docs", "ann"] = {"configure": "", "write": ".*", "read": ""}
+    run_module(rabbitmq_objects, options(region="south"))
+    assert pair.log == ["south: DELETE permissions docs ann"]
+
+
+def test_a_queue_that_runs_otherwise_is_refused_before_any_change(pair: World, run_module: Run) -> None:
+    queues = [{"vhost": "docs", "name": "q", "arguments": {"x-max-length": 7}}]
+    answer = run_module(rabbitmq_objects, options(region="north", declared={**DECLARED, "queues": queues}))
+    assert answer["msg"] == (
+        "the queue q of vhost docs runs in region north with the argument x-max-length None and is declared with 7, "
+        "which RabbitMQ cannot change: declare None, or move its messages to a queue of another name and delete it"
+    )
+    assert pair.log == []
+
+
+def test_what_is_left_of_another_mode_is_removed(pair: World, run_module: Run) -> None:
+    pair.clusters["south"].parameters["docs", "federation-upstream", "muster.upstream"] = {"uri": []}
+    pair.clusters["south"].parameters["docs", "shovel", "yours"] = {"src-queue": "x", "dest-queue": "y"}
+    run_module(rabbitmq_objects, options(region="south"))
+    assert pair.log == ["south: DELETE parameters federation-upstream docs muster.upstream"]
+
+
+def test_another_way_of_pulling_leaves_nothing_behind_and_loses_nothing(pair: World, run_module: Run) -> None:
+    pair.tick = lambda: None  # type: ignore[method-assign]
+    federated = {**DECLARED, "standby": {**DECLARED["standby"], "mode": "federation"}}
+    north = pair.clusters["north"]
+    north.queues["q.dr"] = [1]
+    answer = run_module(rabbitmq_objects, options(region="north", declared=federated))
+    assert answer["msg"].startswith(
+        "rabbitmq_standby cannot change while q.dr of vhost docs in region north holds messages"
+    )
+    north.queues["q.dr"] = []
+    for region in ("north", "south"):
+        assert run_module(rabbitmq_objects, options(region=region, declared=federated))["changed"] is True
+    assert [item["name"] for item in north.objects["queues"]] == ["q"]
+    assert [key[1] for key in pair.clusters["south"].parameters] == ["federation-upstream"]
+
+
+# --- handover -----------------------------------------------------------------------------
+
+SWITCH = {"target": "south", "holder": "ann"}
+
+
+def test_a_handover_moves_all_and_never_opens_two(pair: World, run_module: Run) -> None:
+    north, south = pair.clusters["north"], pair.clusters["south"]
+    north.queues["q"] = [1, 2, 3]
+    north.queues["q.dr"] = [3]
+    north.connections["ingest"] = 2
+    seen: list[list[str]] = []
+    pair.watch = lambda: seen.append(pair.open_for_writes())
+    answer = run_module(rabbitmq_handover, options(**SWITCH))
+    assert (answer["situation"], answer["epoch"], answer["carried"]) == ("start", 2, 3)
+    assert (north.role["role"], south.role["role"]) == ("standby", "primary")  # type: ignore[index]
+    assert north.role["epoch"] == south.role["epoch"] == 2  # type: ignore[index]
+    assert max(len(regions) for regions in seen) == 1
+    assert seen[-1] == ["south"]
+    assert sorted(set(south.queues["q"])) == [1, 2, 3]
+    assert (north.queues["q"], north.queues["q.dr"], north.connections) == ([], [], {})
+    assert [name for _v, _c, name in north.parameters] == ["muster.q"]
+    assert south.parameters == {}
+    assert [phase["name"] for phase in answer["muster_phases"]] == [
+        "assess", "close", "drain", "open", "carry over", "turn the link",
+    ]  # fmt: skip
+    again = run_module(rabbitmq_handover, options(**SWITCH))
+    assert (again["situation"], again["changed"]) == ("done", False)
+
+
+def test_check_mode_of_a_handover_only_assesses(pair: World, run_module: Run) -> None:
+    answer = run_module(rabbitmq_handover, options(**SWITCH), check=True)
+    assert (answer["situation"], answer["changed"], pair.log) == ("start", True, [])
+
+
+def test_a_connection_that_does_not_end_puts_the_old_primary_back(pair: World, run_module: Run) -> None:
+    north = pair.clusters["north"]
+    north.connections["ingest"], north.stubborn = 1, True
+    answer = run_module(rabbitmq_handover, options(**SWITCH, timeouts={"close": 0.05}))
+    assert "ingest is still connected" in answer["msg"]
+    assert answer["msg"].endswith("region north is primary as before")
+    assert (north.role["role"], pair.open_for_writes()) == ("primary", ["north"])  # type: ignore[index]
+
+
+def test_a_link_that_breaks_while_it_drains_puts_the_old_primary_back(pair: World, run_module: Run) -> None:
+    north = pair.clusters["north"]
+
+    def cut() -> None:
+        if north.role and north.role["role"] == "standby" and pair.link_works:
+            pair.link_works = False
+            north.queues["q.dr"] = [9]
+
+    pair.watch = cut
+    answer = run_module(rabbitmq_handover, options(**SWITCH, timeouts={"drain": 0.05}))
+    assert "q.dr of docs has 1 messages" in answer["msg"]
+    assert pair.open_for_writes() == ["north"]
+    assert [name for _v, _c, name in pair.clusters["south"].parameters] == ["muster.q"]
+
+
+def test_a_handover_that_died_while_closed_is_finished_by_the_next(pair: World, run_module: Run) -> None:
+    north = pair.clusters["north"]
+    north.role = Role("standby", 1, "", "south").value()
+    north.permissions.pop(("docs", "ingest"))
+    assert run_module(rabbitmq_handover, options(**SWITCH))["situation"] == "resume"
+    assert pair.open_for_writes() == ["south"]
+
+
+def test_a_handover_that_died_after_the_opening_is_finished_by_the_next(pair: World, run_module: Run) -> None:
+    north, south = pair.clusters["north"], pair.clusters["south"]
+    north.role = Role("standby", 1, "", "south").value()
+    north.permissions.pop(("docs", "ingest"))
+    south.role = Role("primary", 2).value()
+    south.parameters.clear()
+    answer = run_module(rabbitmq_handover, options(**SWITCH))
+    assert (answer["situation"], pair.open_for_writes()) == ("finish", ["south"])
+    assert north.role is not None
+    assert north.role["epoch"] == 2
+    assert "moving_to" not in north.role
+
+
+def _cut(world: World) -> None:
+    world.link_works = False
+
+
+def _backlog(world: World) -> None:
+    world.clusters["north"].queues["q.dr"] = list(range(50))
+    world.watch = lambda: None
+    world.tick = lambda: None  # type: ignore[method-assign]
+
+
+def _both(world: World) -> None:
+    world.clusters["south"].role = Role("primary", 2).value()
+
+
+def _nobody(world: World) -> None:
+    world.clusters["north"].role = Role("standby", 1).value()
+
+
+def _silent(world: World) -> None:
+    world.clusters["north"].up = False
+
+
+def _locked(world: World) -> None:
+    world.clusters["north"].locked = True
+
+
+@pytest.mark.parametrize(
+    ("spoil", "sentence"),
+    [
+        (_cut, "refused: region south does not pull from q.dr of docs"),
+        (_backlog, "50 messages wait in region north to be pulled, rabbitmq_handover_max_backlog allows 10"),
+        (_both, "both regions are primary by their own records"),
+        (_nobody, "dr_failover decides which region is to be primary"),
+        (_silent, "no RabbitMQ of region north answers"),
+        (_locked, "holds the lock of region north"),
+    ],
+)
+def test_a_handover_refuses(
+    pair: World, run_module: Run, spoil: Callable[[World], None], sentence: str
+) -> None:
+    spoil(pair)
+    answer = run_module(rabbitmq_handover, options(**SWITCH, max_backlog=10))
+    assert sentence in answer["msg"]
+    assert pair.log == []
+
+
+def test_an_unknown_deadline_is_refused(pair: World, run_module: Run) -> None:
+    answer = run_module(rabbitmq_handover, options(**SWITCH, timeouts={"demote": 1}))
+    assert answer["msg"].startswith("timeouts: unknown demote")
+
+
+# --- promote ------------------------------------------------------------------------------
+
+
+def proof(**more: Any) -> dict[str, Any]:
+    return {
+        "proven": True,
+        "region": "north",
+        "provider": "ssh",
+        "proven_at": datetime.now(UTC).isoformat(),
+        **more,
+    }
+
+
+def test_a_fenced_region_is_replaced(pair: World, run_module: Run) -> None:
+    pair.clusters["north"].up = False
+    answer = run_module(rabbitmq_promote, options(**SWITCH, fence=proof()))
+    assert (answer["situation"], answer["epoch"]) == ("start", 2)
+    south = pair.clusters["south"]
+    assert (south.role["role"], south.parameters) == ("primary", {})  # type: ignore[index]
+    assert ("docs", "ingest") in south.permissions
+    again = run_module(rabbitmq_promote, options(**SWITCH, fence=proof()))
+    assert (again["situation"], again["changed"]) == ("resume", False)
+
+
+def test_a_promotion_takes_an_epoch_that_the_lost_region_cannot_have(pair: World, run_module: Run) -> None:
+    pair.clusters["north"].up = False
+    pair.clusters["south"].role = Role("standby", 1, "", "north").value()
+    assert run_module(rabbitmq_promote, options(**SWITCH, fence=proof()))["epoch"] == 3
+
+
+@pytest.mark.parametrize(
+    ("fence", "up", "sentence"),
+    [
+        ({}, False, "region north is not proven to be fenced"),
+        (proof(region="south"), False, "the fence is of region south, not of north"),
+        (
+            proof(proven_at=(datetime.now(UTC) - timedelta(minutes=6)).isoformat()),
+            False,
+            "was proven 36",
+        ),
+        (proof(), True, "refused: RabbitMQ on north-1 runs, whatever the fence says"),
+    ],
+)
+def test_a_promotion_refuses(
+    pair: World, run_module: Run, fence: dict[str, Any], up: bool, sentence: str
+) -> None:
+    pair.clusters["north"].up = up
+    answer = run_module(rabbitmq_promote, options(**SWITCH, fence=fence))
+    assert sentence in answer["msg"]
+    assert pair.log == []
+
+
+# --- reprotect ----------------------------------------------------------------------------
+
+
+class Channel:
+    """What a channel gives of a queue; acknowledged in one go."""
+
+    def __init__(self, cluster: Any) -> None:
+        self.cluster, self.tag = cluster, 0
+
+    def basic_get(self, name: str) -> tuple[Any, Any, Any]:
+        waiting = self.cluster.queues.get(name, [])
+        taken = self.tag
+        if taken >= len(waiting):
+            return None, None, None
+        self.tag, self.name = taken + 1, name
+        method = type(
+            "M", (), {"delivery_tag": self.tag, "exchange": "in", "routing_key": "k", "redelivered": False}
+        )
+        known = dict.fromkeys(
+            ("correlation_id", "content_type", "content_encoding", "type", "app_id", "timestamp")
+        )
+        properties = type("P", (), {**known, "message_id": str(waiting[taken]), "headers": {"h": [b"\0", 1]}})
+        return method, properties, b"body"
+
+    def basic_ack(self, tag: int, multiple: bool) -> None:
+        assert multiple
+        del self.cluster.queues[self.name][:tag]
+        self.tag = 0
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.fixture
+def lost(pair: World, monkeypatch: pytest.MonkeyPatch) -> World:
+    """North comes back after south was promoted, with messages that only it has."""
+    pair.clusters["north"].queues |= {"q": [1, 2, 3], "q.dr": [3, 4]}
+    pair.clusters["south"].parameters.clear()
+    pair.clusters["south"].role = Role("primary", 2).value()
+
+    class Connection:
+        def __init__(self, region: Region) -> None:
+            self.region = region
+
+        def __enter__(self) -> Connection:
+            return self
+
+        def __exit__(self, *_rest: Any) -> None:
+            pass
+
+        def channel(self) -> Channel:
+            return Channel(pair.clusters[self.region.name])
+
+    monkeypatch.setattr(Region, "amqp", lambda region, _vhost: Connection(region))
+    return pair
+
+
+def test_what_only_the_lost_region_has_is_saved_before_it_goes(
+    lost: World, run_module: Run, tmp_path: Path
+) -> None:
+    arguments = options(step="rejoin", region="north", save_directory=str(tmp_path))
+    answer = run_module(rabbitmq_rejoin, arguments)
+    saved = answer["saved"]
+    assert (saved["only_here"], saved["copies"]) == (2, 3)
+    lines = [
+        json.loads(text) for text in Path(saved["directory"], "only-here.jsonl").read_text().splitlines()
+    ]
+    assert [found["message_id"] for found in lines] == ["3", "4"]
+    assert base64.b64decode(lines[0]["body"]) == b"body"
+    assert (lines[0]["routing_key"], lines[0]["headers"]) == ("k", {"h": [{"base64": "AA=="}, 1]})
+    assert Path(saved["directory"], "only-here.jsonl").stat().st_mode & 0o777 == 0o600
+    north = lost.clusters["north"]
+    assert north.role == {**north.role, "role": "standby", "epoch": 2}  # type: ignore[dict-item]
+    assert (north.queues["q"], north.queues["q.dr"]) == ([], [])
+    assert lost.open_for_writes() == []  # south's permissions were never given in this world
+    lost.log.clear()
+    again = run_module(rabbitmq_rejoin, arguments)
+    assert (again["changed"], again["saved"], lost.log) == (False, None, [])
+
+
+def test_a_message_that_is_not_on_the_disk_stays_in_its_queue(
+    lost: World, run_module: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(_rabbitmq_rejoin.os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        _rabbitmq_rejoin.Rejoin(
+            {"north": Region("north", ["north-1"], None)},
+            "north",
+            DECLARED,
+            str(tmp_path),
+            1,  # type: ignore[arg-type]
+        ).drain("docs", "q.dr", str(tmp_path / "x"))
+    assert lost.clusters["north"].queues["q.dr"] == [3, 4]
+
+
+def test_a_region_is_not_closed_while_no_other_is_primary(pair: World, run_module: Run) -> None:
+    for step in ("look", "rejoin"):
+        answer = run_module(rabbitmq_rejoin, options(step=step, region="north"))
+        assert answer["msg"].startswith("refused: no other region is primary")
+    assert pair.log == []
+
+
+def test_the_newer_primary_is_not_made_a_standby(lost: World, run_module: Run) -> None:
+    answer = run_module(rabbitmq_rejoin, options(step="rejoin", region="south"))
+    assert answer["msg"] == "refused: south is primary with epoch 2, north with 1"
+
+
+# --- info ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def info(run_module: Run, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]:
+    def call(host: str, local: Local = RUNS, **more: Any) -> dict[str, Any]:
+        monkeypatch.setattr(rabbitmq_info, "local_state", lambda _watched: local)
+        given = options(host=host, backlogs=[{"vhost": "docs", "name": "q.dr"}], **more)
+        for name in ("declared", "passwords"):
+            del given[name]
+        return run_module(rabbitmq_info, given)
+
+    return call
+
+
+def test_the_status_has_every_key(pair: World, info: Callable[..., dict[str, Any]]) -> None:
+    pair.link_works = True
+    answer = info("south-1")
+    assert answer["recovery_status"] == {
+        "store": "rabbitmq",
+        "region": "south",
+        "role": "standby",
+        "healthy": True,
+        "reasons": [],
+        "ready": True,
+        "position": None,
+        "timeline": 1,
+        "lag_bytes": None,
+        "lag_seconds": None,
+        "last_backup_at": None,
+        "last_restore_proof_at": None,
+        "versions": {"rabbitmq": "4.0.5", "erlang": "27"},
+    }
+    assert (answer["primary_region"], answer["backlog"]) == ("north", 0)
+    assert answer["regions"]["north"]["leader"] == "north-1"
+    assert info("north-2")["recovery_status"]["ready"] is None
+
+
+def test_a_broken_link_is_not_ready(pair: World, info: Callable[..., dict[str, Any]]) -> None:
+    pair.link_works = False
+    pair.clusters["north"].queues["q.dr"] = [1, 2]
+    answer = info("south-1")
+    assert answer["recovery_status"]["ready"] is False
+    assert answer["recovery_status"]["reasons"] == ["the shovel muster.q of vhost docs is starting"]
+    assert answer["backlog"] == 2
+
+
+def test_what_is_not_known_is_null(pair: World, info: Callable[..., dict[str, Any]]) -> None:
+    pair.clusters["north"].up = False
+    answer = info("south-1")
+    assert (answer["primary_region"], answer["backlog"]) == (None, None)
+    stopped = info("north-1", Local("inactive", False, ()))["recovery_status"]
+    assert (stopped["role"], stopped["timeline"]) == ("stopped", None)
+
+
+def test_a_former_primary_says_that_it_is_one(
+    lost: World, info: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    answer = info("north-1")
+    assert answer["recovery_status"]["role"] == "fenced"
+    assert "region south is primary since" in answer["recovery_status"]["reasons"][0]
+    assert answer["primary_region"] == "south"
+    marker = tmp_path / "fenced.json"
+    marker.write_text(json.dumps({"fenced_at": "then", "operation": "drill"}))
+    found = info("north-1", fence_marker=str(marker))["recovery_status"]
+    assert found["reasons"][0] == "fenced since then (drill); dr_reprotect brings it back"
+
+
+# --- member -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def member(pair: World, run_module: Run, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]:
+    calls: list[str] = []
+    monkeypatch.setattr(rabbitmq_member, "systemctl", lambda *words, **_more: calls.append(" ".join(words)))
+    monkeypatch.setattr(rabbitmq_member.Worker, "listens", lambda _self: True)
+
+    def call(*states: Local, **more: Any) -> dict[str, Any]:
+        left = list(states)
+        monkeypatch.setattr(
+            rabbitmq_member, "local_state", lambda _watched: left.pop(0) if len(left) > 1 else left[0]
+        )
+        given = options(**{"host": "north-1", "region": "north", "timeout": 0.05, **more})
+        for name in ("declared", "passwords"):
+            del given[name]
+        return {**run_module(rabbitmq_member, given), "calls": list(calls)}
+
+    return call
+
+
+def test_a_node_that_runs_as_its_files_say_is_left_alone(member: Callable[..., dict[str, Any]]) -> None:
+    assert member(RUNS)["steps"] == []
+
+
+def test_a_stopped_node_is_started(member: Callable[..., dict[str, Any]]) -> None:
+    assert member(Local("inactive", False, ()), RUNS)["steps"] == ["start RabbitMQ"]
+
+
+def test_a_node_is_restarted_when_the_cluster_can_do_without(
+    pair: World, member: Callable[..., dict[str, Any]]
+) -> None:
+    due = Local("active", False, ("a file is newer",))
+    assert member(due, RUNS)["calls"][-1] == "restart --no-block rabbitmq-server.service"
+
+
+def test_a_node_that_the_cluster_needs_is_not_restarted(
+    pair: World, member: Callable[..., dict[str, Any]]
+) -> None:
+    pair.clusters["north"].critical = True
+    answer = member(RUNS, restart=True)
+    assert "some quorum queue would lose its majority" in answer["msg"]
+    pair.clusters["north"].critical = False
+    pair.clusters["north"].running["north-3"] = False
+    answer = member(RUNS, restart=True)
+    assert answer["msg"] == "waited 0.05 s for region north to do without north-1: north-3 does not run"
+    assert answer["calls"] == []
+
+
+def test_a_fenced_node_is_not_started(member: Callable[..., dict[str, Any]]) -> None:
+    answer = member(Local("inactive", True, ()))
+    assert answer["msg"].startswith("north-1 is fenced")
+
+
+def test_a_node_that_does_not_start_is_told_without_waiting(member: Callable[..., dict[str, Any]]) -> None:
+    answer = member(Local("inactive", False, ()), Local("activating", False, (), 3), timeout=600)
+    assert answer["msg"] == "RabbitMQ on north-1 does not start: see its /var/log/rabbitmq"
+
+
+# --- backup -------------------------------------------------------------------------------
+
+
+def test_a_backup_is_encrypted_read_back_and_restored(pair: World, run_module: Run, tmp_path: Path) -> None:
+    given = options(region="north", directory=str(tmp_path), passphrase="geheim", keep=1)
+    for name in ("declared", "passwords"):
+        del given[name]
+    proof = run_module(rabbitmq_backup, given)["proof"]
+    assert (proof["objects"]["queues"], proof["differs"]) == (2, [])
+    data = Path(proof["file"]).read_bytes()
+    assert b"muster_upstream" not in data
+    assert Path(proof["file"]).stat().st_mode & 0o777 == 0o600
+    north = pair.clusters["north"]
+    north.objects["bindings"].clear()
+    north.permissions.pop(("docs", "ingest"))
+    found = run_module(rabbitmq_backup, {**given, "state": "read"})
+    assert found["proof"]["differs"] == ["1 permissions", "2 bindings"]
+    assert json.loads((tmp_path / "restore-proof.json").read_text())["proven_at"]
+    run_module(rabbitmq_backup, {**given, "state": "restored"})
+    assert len(north.objects["bindings"]) == 2
+    assert ("docs", "ingest") not in north.permissions, "who may write follows the role, never a file"
+    bad = run_module(rabbitmq_backup, {**given, "state": "read", "passphrase": "xyzzy"})
+    assert "rabbitmq_backup_passphrase is another one, or the file was changed" in bad["msg"]
+    run_module(rabbitmq_backup, given)
+    assert len(list(tmp_path.glob("*.backup"))) == 1
+
+
+def test_a_file_of_something_else_is_no_backup() -> None:
+    with pytest.raises(MusterError, match="is no backup"):
+        _rabbitmq_backup.unseal(b"{}", "x", "f")
