@@ -10,12 +10,44 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 CATEGORIES = frozenset(
-    "keyspace read write set sortedset list hash string bitmap hyperloglog geo stream pubsub admin fast slow "
-    "blocking dangerous connection transaction scripting all".split()
+    (
+        "keyspace",
+        "read",
+        "write",
+        "set",
+        "sortedset",
+        "list",
+        "hash",
+        "string",
+        "bitmap",
+        "hyperloglog",
+        "geo",
+        "stream",
+        "pubsub",
+        "admin",
+        "fast",
+        "slow",
+        "blocking",
+        "dangerous",
+        "connection",
+        "transaction",
+        "scripting",
+        "all",
+    )
 )
 WORDS = frozenset(
-    "on off allkeys resetkeys allchannels resetchannels allcommands nocommands "
-    "sanitize-payload skip-sanitize-payload".split()
+    (
+        "on",
+        "off",
+        "allkeys",
+        "resetkeys",
+        "allchannels",
+        "resetchannels",
+        "allcommands",
+        "nocommands",
+        "sanitize-payload",
+        "skip-sanitize-payload",
+    )
 )
 COMMAND = re.compile(r"[+-][A-Za-z0-9_.-]+(\|[A-Za-z0-9_.-]+)?")
 CATEGORY = re.compile(r"[+-]@([a-z]+)")
@@ -66,7 +98,9 @@ def valkey_acl_problems(users: Any) -> list[str]:
     if not isinstance(users, Sequence) or isinstance(users, str):
         return ["it must be a list"]
     found = [problem for user in users for problem in user_problems(user)]
-    names = [user["name"] for user in users if isinstance(user, Mapping) and isinstance(user.get("name"), str)]
+    names = [
+        user["name"] for user in users if isinstance(user, Mapping) and isinstance(user.get("name"), str)
+    ]
     twice = sorted({name for name in names if names.count(name) > 1})
     return found + [f"user {name} is declared twice" for name in twice]
 
@@ -101,8 +135,11 @@ def resp(*words: str) -> bytes:
 
 
 def valkey_role_check(password: str, user: str = "muster_check") -> str:
-    """What a load balancer sends to ask a server for its role, in hexadecimal: HAProxy's C(send-binary)."""
-    return (resp("AUTH", user, password) + resp("ROLE")).hex()
+    """What a load balancer sends to ask a server for its role, in hexadecimal: HAProxy's C(send-binary).
+
+    The server hangs up at the end: else HAProxy would wait for more of a replica's answer until its timeout.
+    """
+    return (resp("AUTH", user, password) + resp("ROLE") + resp("QUIT")).hex()
 
 
 class FilterModule:

@@ -301,9 +301,7 @@ class Watching:
         return cls(**{name: int(value) for name, value in values.items()})
 
 
-def watch_primary(
-    access: Access, host: str, region: str, primary: str, quorum: int, how: Watching
-) -> bool:
+def watch_primary(access: Access, host: str, region: str, primary: str, quorum: int, how: Watching) -> bool:
     """Let the Sentinel on C(host) watch the region's primary; True when that changed anything."""
     name = monitor_name(region)
     wanted = {

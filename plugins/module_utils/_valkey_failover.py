@@ -120,7 +120,8 @@ class Promotion:
         done = in_parallel([partial(one, host) for host in self.regions[self.target]])
         if len([answer for answer in done if answer is not None]) < quorum:
             raise MusterError(
-                f"no majority of the Sentinels of region {self.target} answers: as a primary it would not be safe"
+                f"no majority of the Sentinels of region {self.target} answers: "
+                "as a primary it would not be safe"
             )
         return any(done)
 

@@ -93,7 +93,8 @@ class Handover:
             _watching, answered = world.watching(region)
             if answered < world.quorum(region):
                 raise MusterError(
-                    f"refused: only {answered} of {len(self.regions[region])} Sentinels of region {region} answer"
+                    f"refused: only {answered} of {len(self.regions[region])} Sentinels "
+                    f"of region {region} answer"
                 )
         silent = [s.host for s in world.of(self.target) if s.error]
         if silent:
@@ -139,7 +140,8 @@ class Handover:
         silent = [s.host for s in self.look().of(self.target) if s.error]
         if silent:
             raise MusterError(
-                f"{old.host} hands over to region {self.target}, of which {', '.join(silent)} does not answer: "
+                f"{old.host} hands over to region {self.target}, "
+                f"of which {', '.join(silent)} does not answer: "
                 "whether it was promoted is not known; bring it up and run the same command again"
             )
         self.abort(old.host)
@@ -183,21 +185,22 @@ class Handover:
     def catch_up(self, primary: Server, head: Server) -> int:
         """Stop the writes, and see on the target itself that it holds all of them."""
         pause = int((self.limits.catch_up + self.limits.promote) * 1000)
-        with self.access.session(primary.host) as old, self.access.session(head.host) as new:
-            old.execute_command("CLIENT", "PAUSE", pause, "WRITE")
-            wanted = int(old.info("replication")["master_repl_offset"])
+        with self.access.session(primary.host) as client:
+            client.execute_command("CLIENT", "PAUSE", pause, "WRITE")
+            wanted = int(client.info("replication")["master_repl_offset"])
+        with self.access.session(head.host) as client:
 
-            def holds_all() -> int | None:
-                seen = new.info("replication")
+            def holds_all() -> bool:
+                seen = client.info("replication")
                 if seen.get("master_replid") != primary.replid:
                     raise MusterError(f"{head.host} no longer follows the history of {primary.host}")
-                have = int(seen["slave_repl_offset"])
-                if have < wanted:
-                    raise MusterError(f"it is {wanted - have} bytes behind")
-                return have
+                missing = wanted - int(seen["slave_repl_offset"])
+                if missing > 0:
+                    raise MusterError(f"it is {missing} bytes behind")
+                return True
 
             wait_until(holds_all, f"{head.host} to hold all of {primary.host}", self.limits.catch_up, POLL)
-            return wanted
+        return wanted
 
     def fail_over(self, primary: Server, head: Server) -> None:
         """The server's own coordinated failover; it gives up by itself when the target lags."""
@@ -205,15 +208,13 @@ class Handover:
         with self.access.session(primary.host) as client:
             client.execute_command("FAILOVER", "TO", head.host, self.access.port, "TIMEOUT", timeout)
 
-            def demoted() -> bool:
+            def ended() -> str | None:
                 seen = client.info("replication")
-                if seen["role"] == "slave" and seen["master_failover_state"] == "no-failover":
-                    return True
-                if seen["role"] == "master" and seen["master_failover_state"] == "no-failover":
-                    raise MusterError(f"{primary.host} gave the failover up")
-                return False
+                return str(seen["role"]) if seen["master_failover_state"] == "no-failover" else None
 
-            wait_until(demoted, f"{head.host} to take over from {primary.host}", self.limits.promote, POLL)
+            what = f"{head.host} to take over from {primary.host}"
+            if wait_until(ended, what, self.limits.promote, POLL) == "master":
+                raise MusterError(f"{primary.host} gave the failover up")
             # A failover itself leaves no line in either's file.
             client.config_rewrite()
             # Its clients, whose writes wait or fail, shall find the new primary at once.
@@ -262,7 +263,9 @@ class Handover:
 
         done = in_parallel([partial(one, host) for host in self.regions[region]])
         if len([answer for answer in done if answer is not None]) < world.quorum(region):
-            raise MusterError(f"no majority of the Sentinels of region {region} could be told to watch {primary}")
+            raise MusterError(
+                f"no majority of the Sentinels of region {region} could be told to watch {primary}"
+            )
         return any(done)
 
     def finish(self, world: World, situation: str, check: bool) -> dict[str, Any]:

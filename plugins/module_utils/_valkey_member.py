@@ -118,9 +118,7 @@ class Member:
             primary_region = self.initial_primary_region
         else:
             primary_region = self.look(sentinels=False).sole_primary().region
-        self.place.write_state(
-            upstream, self.access.port, ELIGIBLE if region == primary_region else NEVER
-        )
+        self.place.write_state(upstream, self.access.port, ELIGIBLE if region == primary_region else NEVER)
         if bootstrap and not upstream:
             self.place.write(self.place.first_start, "")
 
@@ -137,8 +135,8 @@ class Member:
             upstream = self.target(self.look(sentinels=False))
         except MusterError as error:
             raise MusterError(
-                f"{self.host} has no data, and whom it shall follow is not known ({error}): bring up the hosts "
-                "of both regions, or include all of them in this run"
+                f"{self.host} has no data, and whom it shall follow is not known ({error}): "
+                "bring up the hosts of both regions, or include all of them in this run"
             ) from error
         if upstream is None:
             raise MusterError(f"{self.host} takes writes but has no {self.place.server_state}")
@@ -149,7 +147,10 @@ class Member:
             systemctl("start", unit, timeout=max(60, self.timeout))
         except MusterError as error:
             name = "server" if unit == SERVER_UNIT else "sentinel"
-            with contextlib.suppress(OSError), open(f"{self.place.reason}-{name}", encoding="utf-8") as stream:
+            with (
+                contextlib.suppress(OSError),
+                open(f"{self.place.reason}-{name}", encoding="utf-8") as stream,
+            ):
                 said = stream.read().strip()
                 if said:
                     raise MusterError(f"{self.host}: {said}") from error

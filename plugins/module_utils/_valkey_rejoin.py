@@ -245,5 +245,3 @@ def same_content(old: Any, new: Any, key: bytes) -> bool:
     if isinstance(mine, list) and kind == b"set":
         return sorted(mine) == sorted(theirs)
     return bool(mine == theirs)
-
-

@@ -62,7 +62,9 @@ def watch_reasons(server: Server, world: World) -> list[str]:
         return found
     watching, _answered = world.watching(server.region)
     if server.region == primary.region and len(watching) < world.quorum(server.region):
-        found.append(f"too few Sentinels watch region {server.region}, so that nobody takes over from its primary")
+        found.append(
+            f"too few Sentinels watch region {server.region}, so that nobody takes over from its primary"
+        )
     if server.region != primary.region and watching:
         names = ", ".join(one.host for one in watching)
         found.append(f"the Sentinels on {names} watch region {server.region}, which is a standby")

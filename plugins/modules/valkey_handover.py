@@ -9,10 +9,13 @@ module: valkey_handover
 short_description: Move Valkey's primary role to another region, losing nothing
 version_added: 0.1.0
 description:
-  - "The planned move in one call: the old region's Sentinels stop watching, writes pause, the target is seen to
-    hold every byte, and the servers hand over by their own coordinated failover. Then the new region's Sentinels
+  - "The planned move in one call: the old region's Sentinels stop watching, writes pause, the target is
+    seen to
+    hold every byte, and the servers hand over by their own coordinated failover. Then the new region's
+    Sentinels
     watch, and the old region is chained behind the new one."
-  - When a step before the promotion fails, the old primary is put back. When it is interrupted, run it again; it
+  - When a step before the promotion fails, the old primary is put back. When it is interrupted, run it
+    again; it
     finishes, or rolls back. At no point may both regions take writes.
   - Run it on a Valkey host of the target region.
 options:
@@ -51,7 +54,8 @@ EXAMPLES = r"""
 RETURN = r"""
 situation:
   description:
-    - V(start) for a whole move, V(resume) for one that an earlier run began, V(done) when there was nothing to do.
+    - V(start) for a whole move, V(resume) for one that an earlier run began, V(done) when there was
+      nothing to do.
   returned: always
   type: str
 timeline_before:

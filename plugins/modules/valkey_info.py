@@ -59,10 +59,12 @@ recovery_status:
     healthy: {description: Whether there are no reasons against it., type: bool}
     reasons: {description: Why it is not healthy., type: list, elements: str}
     ready: {description: "Whether a standby could take over now, because it streams; else null.", type: bool}
-    position: {description: "Replication offset in bytes: written on a primary, received on a replica.", type: str}
+    position: {description: "Replication offset in bytes: written on a primary, received on a replica.",
+      type: str}
     timeline: {description: Replication ID; a promotion makes a new one., type: str}
     lag_bytes: {description: What the primary wrote and this host did not receive., type: int}
-    lag_seconds: {description: "Seconds since it last heard its upstream, while something is outstanding.", type: float}
+    lag_seconds: {description: "Seconds since it last heard its upstream, while something is outstanding.",
+      type: float}
     last_backup_at: {description: "When this host's newest backup was taken, UTC.", type: str}
     last_restore_proof_at: {description: When a restore was last proven., type: str}
     versions: {description: Of Valkey., type: dict}
@@ -75,7 +77,8 @@ regions:
   returned: always
   type: dict
   contains:
-    leader: {description: "The primary, or the replica that follows the other region; null when there is none.", type: str}
+    leader: {description: "The primary, or the replica that follows the other region; null when there is
+      none.", type: str}
     watching: {description: How many of its Sentinels watch it., type: int}
     members: {description: "Role, upstream, offset and error of each host.", type: dict}
 initialized:

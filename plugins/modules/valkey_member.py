@@ -10,14 +10,16 @@ short_description: Bring this host's Valkey and Sentinel where they belong
 version_added: 0.1.0
 description:
   - Never moves the primary. Whom a host follows comes from where the primary is now.
-  - In the primary's region all follow the primary and the Sentinels watch it. In the other, one host follows the
+  - In the primary's region all follow the primary and the Sentinels watch it. In the other, one host
+    follows the
     primary, the others follow that host, and the Sentinels watch nobody.
   - A host that is fenced is left alone.
 options:
   state:
     description:
       - V(started) has both services run. The first start decides whom the server follows.
-      - V(settled) waits until the server streams, applies what is declared, and sets what its Sentinel watches.
+      - V(settled) waits until the server streams, applies what is declared, and sets what its Sentinel
+        watches.
       - V(restarted) restarts for O(restart), while all others of the region are well.
     type: str
     choices: [started, settled, restarted]

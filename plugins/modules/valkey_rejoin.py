@@ -11,7 +11,8 @@ version_added: 0.1.0
 description:
   - "V(look) refuses unless the other region, and it alone, is primary. Nothing may be fenced before."
   - The others run on a host that M(muster.platform.valkey_fence) fenced.
-  - "V(save) moves the old data aside, its AOF and RDB, and lists every key that the new primary lacks or holds with
+  - "V(save) moves the old data aside, its AOF and RDB, and lists every key that the new primary lacks or
+    holds with
     another value. A key that expired, or that was deleted there since, is in the list too."
   - V(rejoin) takes the fence down and starts the host as a replica, which copies everything.
 options:
@@ -67,8 +68,10 @@ primary:
   type: str
 saved:
   description:
-    - "What was saved: C(count) of keys that only this side had (C(missing) and C(different)), C(file) that lists them,
-      C(bytes) of the old data, C(directory), C(host), C(primary) and C(reason). Null when the host was back already."
+    - "What was saved: C(count) of keys that only this side had (C(missing) and C(different)), C(file) that
+      lists them,
+      C(bytes) of the old data, C(directory), C(host), C(primary) and C(reason). Null when the host was
+      back already."
   returned: for O(step=save)
   type: dict
 """

@@ -9,8 +9,10 @@ module: valkey_verify
 short_description: Write and read Valkey through the endpoints that applications use
 version_added: 0.1.0
 description:
-  - Logs in to each endpoint as an ordinary user, over TLS with a verified name, writes a key and reads it back.
-  - Fails when an endpoint does not lead to a server that takes writes in time, or leads to another region than
+  - Logs in to each endpoint as an ordinary user, over TLS with a verified name, writes a key and reads it
+    back.
+  - Fails when an endpoint does not lead to a server that takes writes in time, or leads to another region
+    than
     asked. Which host answered is read from its certificate.
 options:
   endpoints:

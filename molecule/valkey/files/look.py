@@ -1,5 +1,6 @@
 """What a client sees: who may log in and how, and which acknowledged numbers are there. Prints JSON."""
 
+import itertools
 import json
 import socket
 import ssl
@@ -8,7 +9,12 @@ import sys
 import redis
 
 given = json.loads(sys.argv[1])
-TLS = {"ssl": True, "ssl_ca_certs": "/etc/muster/valkey/ca.crt", "ssl_check_hostname": True, "socket_timeout": 3}
+TLS = {
+    "ssl": True,
+    "ssl_ca_certs": "/etc/muster/valkey/ca.crt",
+    "ssl_check_hostname": True,
+    "socket_timeout": 3,
+}
 
 
 def attempt(function):
@@ -32,9 +38,11 @@ def plain(host, port):
 
 def certificate(host):
     context = ssl.create_default_context(cafile="/etc/muster/valkey/ca.crt")
-    with socket.create_connection((host, given["endpoint_port"]), 3) as raw:
-        with context.wrap_socket(raw, server_hostname=host) as connection:
-            return dict(part[0] for part in connection.getpeercert()["subject"])["commonName"]
+    with (
+        socket.create_connection((host, given["endpoint_port"]), 3) as raw,
+        context.wrap_socket(raw, server_hostname=host) as connection,
+    ):
+        return dict(part[0] for part in connection.getpeercert()["subject"])["commonName"]
 
 
 seen = {
@@ -47,7 +55,9 @@ seen = {
     "sentinel": attempt(
         lambda: redis.Redis(host=given["hosts"][0], port=26379, **TLS).execute_command("SENTINEL", "MASTERS")
     ),
-    "roles": {host: attempt(lambda host=host: connect(host).info("replication")["role"]) for host in given["hosts"]},
+    "roles": {
+        host: attempt(lambda host=host: connect(host).info("replication")["role"]) for host in given["hosts"]
+    },
     "endpoint": attempt(lambda: certificate(given["endpoint"])),
 }
 if given.get("ledger"):
@@ -57,6 +67,6 @@ if given.get("ledger"):
     primary = next(host for host, role in seen["roles"].items() if role == "master")
     there = connect(primary).mget([f"seq:{row[0]}" for row in rows])
     seen["acknowledged"] = len(rows)
-    seen["lost"] = [row[0] for row, value in zip(rows, there) if value is None]
-    seen["outage"] = round(max(b - a for a, b in zip(times, times[1:])), 3)
+    seen["lost"] = [row[0] for row, value in zip(rows, there, strict=True) if value is None]
+    seen["outage"] = round(max(b - a for a, b in itertools.pairwise(times)), 3)
 print(json.dumps(seen))

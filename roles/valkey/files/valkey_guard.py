@@ -130,7 +130,7 @@ class Guard:
         if not hosts:
             return {}
         with ThreadPoolExecutor(max_workers=len(hosts)) as pool:
-            return dict(zip(hosts, pool.map(lambda host: function(host, *more), hosts)))
+            return dict(zip(hosts, pool.map(lambda host: function(host, *more), hosts), strict=True))
 
     def primary_here(self) -> str | None:
         """Another host of the own region that takes writes."""
@@ -159,9 +159,9 @@ class Guard:
             silent = [host for host, watched in said.items() if watched is None]
             if len(hosts) - len(silent) <= len(hosts) // 2:
                 raise Refused(
-                    f"the Sentinels of {', '.join(silent)} do not answer: whether region {name} is primary is "
-                    f"not known, so {self.region} waits; when that region is lost for good, dr_failover to "
-                    "this one decides it"
+                    f"the Sentinels of {', '.join(silent)} do not answer: whether region {name} "
+                    f"is primary is not known, so {self.region} waits; "
+                    "when that region is lost for good, dr_failover to this one decides it"
                 )
 
     # --- the state files ---
