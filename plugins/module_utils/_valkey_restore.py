@@ -1,0 +1,160 @@
+# Copyright: the Muster authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Restoring a backup of Valkey: into a directory of its own, or as a host's part of a restore into place."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from ansible_collections.muster.platform.plugins.module_utils import _valkey_isolated
+from ansible_collections.muster.platform.plugins.module_utils._errors import MusterError
+from ansible_collections.muster.platform.plugins.module_utils._files import write_file
+from ansible_collections.muster.platform.plugins.module_utils._systemd import systemctl
+from ansible_collections.muster.platform.plugins.module_utils._valkey import ELIGIBLE, NEVER
+from ansible_collections.muster.platform.plugins.module_utils._valkey_state import (
+    SENTINEL_UNIT,
+    SERVER_UNIT,
+    Place,
+)
+
+# As the program that takes the backups encrypts.
+CIPHER = ["openssl", "enc", "-d", "-aes-256-ctr", "-pbkdf2", "-iter", "200000", "-md", "sha256"]
+PROOF = "/var/lib/muster/valkey-restore-proof.json"
+BASE = "appendonly.aof.1.base.rdb"
+Params = Mapping[str, Any]
+
+
+def find(params: Params) -> tuple[Path, dict[str, Any]]:
+    """The backup, and the proof that was written when it was taken."""
+    directory = Path(params["backup_directory"])
+    if params["backup"] == "latest":
+        proven = [file for file in sorted(directory.glob("valkey-*.rdb.enc")) if note_of(file).exists()]
+        if not proven:
+            raise MusterError(f"{params['host']} has no proven backup in {directory}")
+        path = proven[-1]
+    else:
+        path = Path(params["backup"])
+        if not path.is_absolute():
+            path = directory / path
+    try:
+        proof = json.loads(note_of(path).read_text(encoding="utf-8"))
+        return path, {"taken_at": proof["taken_at"], "sha256": proof["sha256"]}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise MusterError(f"{path} is no backup that was proven when it was taken ({error})") from error
+
+
+def note_of(backup: Path) -> Path:
+    return backup.with_suffix(".json")
+
+
+def decrypt(backup: Path, target: Path, key: str, wanted: str) -> None:
+    with open(backup, "rb") as source, open(target, "wb") as output:
+        done = subprocess.run(  # pylint: disable=ansible-bad-function
+            [*CIPHER, "-pass", f"file:{key}"],
+            stdin=source,
+            stdout=output,
+            stderr=subprocess.PIPE,
+            check=False,
+        )
+    if done.returncode != 0:
+        said = done.stderr.decode(errors="replace").strip().splitlines()
+        raise MusterError(f"{backup} cannot be decrypted: {said[-1] if said else done.returncode}")
+    with open(target, "rb") as stream:
+        total = hashlib.file_digest(stream, "sha256").hexdigest()
+    if total != wanted:
+        raise MusterError(
+            f"{backup} does not decrypt to what was saved: another passphrase, or it is damaged"
+        )
+
+
+def isolated(params: Params, check: bool) -> dict[str, Any]:
+    """Decrypt, let a server read all of it, and leave it stopped."""
+    began = time.monotonic()
+    backup, proof = find(params)
+    directory = Path(params["directory"])
+    if directory.exists() and any(directory.iterdir()):
+        raise MusterError(f"{directory} is not empty: nothing was restored")
+    if check:
+        return {"changed": True, "restored": {"backup": str(backup), "taken_at": proof["taken_at"]}}
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _valkey_isolated.check_room(directory, backup.stat().st_size)
+    decrypt(backup, directory / "dump.rdb", params["key"], proof["sha256"])
+    with _valkey_isolated.served(directory, False, params["timeout"]) as client:
+        keys = sum(int(found["keys"]) for found in client.info("keyspace").values())
+        expired = int(client.info("persistence").get("rdb_last_load_keys_expired", 0))
+    restored = {
+        "backup": str(backup),
+        "taken_at": proof["taken_at"],
+        "proven_at": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "host": params["host"],
+        "keys": keys,
+        "keys_expired": expired,
+        "bytes": (directory / "dump.rdb").stat().st_size,
+        "seconds": round(time.monotonic() - began, 3),
+    }
+    os.makedirs(os.path.dirname(PROOF), exist_ok=True)
+    write_file(PROOF, json.dumps(restored), 0o644)
+    return {"changed": True, "restored": restored}
+
+
+def replace(params: Params, check: bool) -> dict[str, Any]:
+    """Stop, set the old data aside, and take the part that the host has afterwards."""
+    place = Place()
+    if os.path.lexists(place.marker):
+        raise MusterError(f"{params['host']} is fenced: dr_reprotect brings it back first")
+    source = Path(params["directory"]) / "dump.rdb"
+    if not params["upstream"] and not source.exists() and not check:
+        raise MusterError(f"{source} is missing: restore into that directory first")
+    if check:
+        return {"changed": True, "old_directory": None}
+    for unit in (SENTINEL_UNIT, SERVER_UNIT):
+        systemctl("stop", unit, timeout=120)
+    old = set_aside(place, params["keep_old"])
+    if not params["upstream"]:
+        put(place, source)
+        # Nobody knows it yet; the guard lets it start once.
+        place.write(place.first_start, "")
+    place.write_state(params["upstream"], params["port"], ELIGIBLE if params["eligible"] else NEVER)
+    place.write(place.sentinel_state, "# Kept by Sentinel itself.\n")
+    return {"changed": True, "old_directory": old}
+
+
+def set_aside(place: Place, keep: bool) -> str | None:
+    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
+    target = Path(place.data) / f"before-restore-{stamp}"
+    target.mkdir(mode=0o700)
+    for name in ("appendonlydir", "dump.rdb"):
+        source = Path(place.data) / name
+        if source.exists():
+            os.replace(source, target / name)
+    if keep and any(target.iterdir()):
+        return str(target)
+    shutil.rmtree(target)
+    return None
+
+
+def put(place: Place, source: Path) -> None:
+    """Both as RDB and as the base of an AOF: a server with an AOF reads nothing else."""
+    append = Path(place.append_directory)
+    append.mkdir(mode=0o750)
+    shutil.copyfile(source, append / BASE)
+    (append / "appendonly.aof.manifest").write_text(f"file {BASE} seq 1 type b\n", encoding="ascii")
+    shutil.copyfile(source, Path(place.data) / "dump.rdb")
+    for path in (append, append / BASE, append / "appendonly.aof.manifest", Path(place.data) / "dump.rdb"):
+        place.give(str(path))
+    with contextlib.suppress(OSError):
+        os.sync()
+
+
+def run(params: Params, check: bool) -> dict[str, Any]:
+    return isolated(params, check) if params["step"] == "isolated" else replace(params, check)

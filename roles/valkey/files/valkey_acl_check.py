@@ -1,0 +1,46 @@
+#!/usr/bin/python3
+# Copyright: the Muster authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Let Valkey itself read a file of users, before it is put in place.
+
+A server of its own, which only this user can reach, is started on the file. Ends 0 when it took it, else 1
+with what it said.
+
+usage: valkey_acl_check.py FILE
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+SECONDS = 10.0
+
+
+def main(path: str) -> int:
+    with tempfile.TemporaryDirectory(prefix="muster-valkey-") as room:
+        socket = Path(room) / "socket"
+        words = ["--port", "0", "--unixsocket", str(socket), "--dir", room, "--save", "", "--aclfile", path]
+        with subprocess.Popen(
+            ["valkey-server", *words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        ) as server:
+            deadline = time.monotonic() + SECONDS
+            said = []
+            assert server.stdout is not None
+            for line in server.stdout:
+                said.append(line)
+                if "Ready to accept connections" in line or time.monotonic() > deadline:
+                    server.kill()
+            ready = any("Ready to accept connections" in line for line in said)
+        if ready:
+            return 0
+    last = said[-1].strip() if said else "valkey-server said nothing"
+    print(last.split("ACL errors: ")[-1].split(" WARNING: ")[0], file=sys.stderr)
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))
