@@ -393,13 +393,13 @@ class Keeper:
             ) from error
         for region, other in others.items():
             theirs = other.get("state")
-            if other.get("open"):
-                raise Refused(f"region {region} takes writes")
             if theirs and theirs["role"] == "primary" and theirs["epoch"] >= state["epoch"]:
                 raise Refused(
                     f"region {region} is primary: as a second primary {self.site.region} would lose writes; "
                     "dr_reprotect brings it back as a standby"
                 )
+            if other.get("open"):
+                raise Refused(f"region {region} takes writes")
             if other.get("reason_unknown"):
                 raise Refused(f"region {region} does not know its own role: {other['reason_unknown']}")
 
