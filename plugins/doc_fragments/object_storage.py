@@ -29,6 +29,7 @@ options:
     type: str
     required: true
   ca_certificate:
-    description: Path on the host of the CA that signed the endpoint's certificate. The system's CAs when not given.
+    description:
+      - Path on the host of the CA that signed the endpoint's certificate. The system's CAs when not given.
     type: path
 """

@@ -24,7 +24,7 @@ SERVER = "seaweedfs.service"
 
 
 def programs(weed: str, keeper: str, proc: Path = Path("/proc")) -> list[int]:
-    """The processes of SeaweedFS, of whatever version, and of the program that keeps the region in its role."""
+    """The processes of SeaweedFS, of whatever version, and of what keeps the region in its role."""
     found = []
     for entry in proc.iterdir():
         if not entry.name.isdecimal():

@@ -2,10 +2,10 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 """The planned move of the object store from one region to the other, losing nothing.
 
-The order is the safety: the source's gateway is closed, its process gone, before its state says so; only when a
-canary written after that has arrived and a comparison finds nothing missing is the target opened. Each step is
-a change from an epoch that was seen to a higher one, so who comes second is refused. A run begins by taking
-both regions' epochs, the target's too: what an interrupted run still sends then fails.
+The order is the safety: the source's gateway is closed, its process gone, before its state says so; only
+when a canary written after that has arrived and a comparison finds nothing missing is the target opened. Each
+step is a change from an epoch that was seen to a higher one, so who comes second is refused. A run begins by
+taking both regions' epochs, the target's too: what an interrupted run still sends then fails.
 """
 
 from __future__ import annotations
@@ -64,7 +64,9 @@ class Handover:
             if not region.known:
                 raise MusterError(f"refused: the role of region {name} is not known ({region.trouble})")
             if region.role is None:
-                raise MusterError(f"refused: region {name} has no role yet; run the role object_storage first")
+                raise MusterError(
+                    f"refused: region {name} has no role yet; run the role object_storage first"
+                )
             found.append(region)
         return found[0], found[1]
 
@@ -87,33 +89,38 @@ class Handover:
         if last == {self.source}:
             return "resume"
         raise MusterError(
-            f"refused: neither {self.source} nor {self.target} is primary, and nothing tells which one was last"
+            f"refused: neither {self.source} nor {self.target} is primary, and nothing tells which one was"
         )
 
     def assess(self, source: Region, target: Region) -> None:
         """Refuse what cannot be moved without a loss, before anything is closed."""
         if not source.open:
-            raise MusterError(f"refused: the gateway of {self.source} is not open: {source.trouble or 'it does not run'}")
+            raise MusterError(
+                f"refused: the gateway of {self.source} is not open: {source.trouble or 'it does not run'}"
+            )
         if not target.told.get("copying") or target.told.get("source") != source.host:
-            raise MusterError(f"refused: {self.target} does not copy from {self.source}, so it may lack anything")
+            raise MusterError(
+                f"refused: {self.target} does not copy from {self.source}, so it may lack anything"
+            )
         beat = target.told.get("heartbeat") or {}
         if "at" not in beat:
             raise MusterError(f"refused: the lag of {self.target} is not known: no canary has arrived there")
         lag = time.time() - beat["at"]
         if lag > self.limits.max_lag:
             raise MusterError(
-                f"refused: the newest canary in {self.target} is {lag:.0f} s old, more than the {self.limits.max_lag:g} allowed"
+                f"refused: the newest canary in {self.target} is {lag:.0f} s old, "
+                f"more than the {self.limits.max_lag:g} allowed"
             )
         found = self.stores.compare(source.host, target.host, recent=RECENT)
         if missing(found):
             raise MusterError(
-                f"refused: {self.target} lacks {missing(found)} entries of {self.source}, "
-                f"such as {(found['missing'] + found['different'])[0]}; it is repaired by itself, look at the status"
+                f"refused: {self.target} lacks {missing(found)} entries of {self.source}, such as "
+                f"{(found['missing'] + found['different'])[0]}; it is repaired by itself, look at the status"
             )
         if found["seconds"] > self.limits.max_pause:
             raise MusterError(
-                f"refused: comparing both regions took {found['seconds']:.0f} s, and nobody could write that long; "
-                f"more than the {self.limits.max_pause:g} allowed (object_storage_handover_max_pause)"
+                f"refused: comparing both regions took {found['seconds']:.0f} s, and nobody could write that "
+                f"long; more than the {self.limits.max_pause:g} allowed (object_storage_handover_max_pause)"
             )
 
     # --- changing ---
@@ -122,9 +129,7 @@ class Handover:
         """Close the source, and take the target's epoch: only this run can open either from here on."""
         epoch = max(source.epoch, target.epoch) + 1
         move = {"from": self.source, "to": self.target, "at": time.time()}
-        source = self.stores.change(
-            source, epoch, role="standby", primary=None, move=move, by=self.holder
-        )
+        source = self.stores.change(source, epoch, role="standby", primary=None, move=move, by=self.holder)
         return source, self.take(target, epoch)
 
     def take(self, target: Region, epoch: int) -> Region:
@@ -180,14 +185,14 @@ class Handover:
     # --- going back ---
 
     def roll_back(self, reason: MusterError) -> Region:
-        """The source is opened again, and an error raised; the target, when its opening had succeeded after all."""
+        """Open the source again and raise; the target is returned when it had been opened after all."""
         try:
             what = f"region {self.source} to be primary again"
             opened = wait_until(self._back, what, self.limits.rollback, 0.3)
         except MusterError as error:
             raise MusterError(
-                f"the move to {self.target} failed ({reason}) and could not be rolled back ({error}); no region "
-                f"takes writes until the same command, or one back to {self.source}, has succeeded"
+                f"the move to {self.target} failed ({reason}) and could not be rolled back ({error}); no "
+                f"region takes writes until the same command, or one back to {self.source}, has succeeded"
             ) from error
         if opened.name == self.target:
             return opened
@@ -224,7 +229,9 @@ class Handover:
             return {"changed": situation != "done", "situation": situation}
         if situation == "done":
             if not target.open:
-                raise MusterError(f"refused: {self.target} is primary, but closed: {target.trouble or 'it starts'}")
+                raise MusterError(
+                    f"refused: {self.target} is primary, but closed: {target.trouble or 'it starts'}"
+                )
             return {"changed": False, "situation": situation, "epoch": target.epoch}
         if situation in ("start", "resume"):
             target = self._move(source, target)

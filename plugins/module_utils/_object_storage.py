@@ -1,6 +1,6 @@
 # Copyright: the Muster authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Talking to the programs that keep the regions of the object store in their roles, and to the stores' filers.
+"""Talking to what keeps the regions of the object store in their roles, and to the stores' filers.
 
 The role's files/muster_object_storage.py is the other end. A region's state is C(role), C(primary) and an
 C(epoch) that grows with each change; a change names the epoch that it has seen, so that two who change at
@@ -100,7 +100,9 @@ class Stores:
             given = json.loads(Path(path).read_text(encoding="utf-8"))
             return cls({**given, "configuration": path})
         except (OSError, ValueError) as error:
-            raise MusterError(f"{path}, which the role object_storage writes, cannot be read: {error}") from error
+            raise MusterError(
+                f"{path}, which the role object_storage writes, cannot be read: {error}"
+            ) from error
 
     def request(
         self,
@@ -117,7 +119,9 @@ class Stores:
             context = ssl.create_default_context(cafile=self.given["ca_certificate"])
             context.load_cert_chain(self.given["certificate"], self.given["private_key"])
         except OSError as error:
-            raise MusterError(f"the TLS files in {self.given['certificate']} cannot be used: {error}") from error
+            raise MusterError(
+                f"the TLS files in {self.given['certificate']} cannot be used: {error}"
+            ) from error
         connection = http.client.HTTPSConnection(host, port, timeout=timeout, context=context)
         headers = {"Authorization": f"Bearer {token(key)}", "Content-Type": "application/json"}
         headers["Accept"] = "application/json"
@@ -180,8 +184,26 @@ class Stores:
             raise MusterError(f"the store of {host} answers {status} for {path}")
         return body
 
+    def files(self, host: str, directory: str, most: int) -> list[str]:
+        """Files of a store below a directory, no more than C(most)."""
+        found: list[str] = []
+        waiting = [directory]
+        while waiting and len(found) < most:
+            path = f"{urllib.parse.quote(waiting.pop())}/?limit={most}"
+            status, body = self.request("GET", host, self.given["filer_port"], path)
+            if status != 200:
+                continue
+            for entry in json.loads(body).get("Entries") or []:
+                if not entry["Mode"] & 1 << 31:
+                    found.append(entry["FullPath"])
+                elif not entry["FullPath"].startswith("/buckets/."):
+                    waiting.append(entry["FullPath"])
+        return found[:most]
+
     def is_directory(self, host: str, path: str) -> bool:
-        status, body = self.request("GET", host, self.given["filer_port"], f"{urllib.parse.quote(path)}?metadata=true")
+        status, body = self.request(
+            "GET", host, self.given["filer_port"], f"{urllib.parse.quote(path)}?metadata=true"
+        )
         try:
             return status == 200 and bool(json.loads(body).get("Mode", 0) & 1 << 31)
         except ValueError:
@@ -198,7 +220,7 @@ class Stores:
     def compare(
         self, source: str, target: str, recent: float = 0.0, action: str = "compare", timeout: float = 3600
     ) -> dict[str, Any]:
-        """What the target lacks of the source's buckets, by weed filer.sync.verify; repaired when asked for."""
+        """What the target lacks of the source's buckets; with the action C(repair) it is sent again."""
         argv = ["/usr/bin/python3", "-I", self.given["program"], self.given["configuration"], action]
         argv += ["--source", source, "--target", target, "--recent", str(recent)]
         try:

@@ -63,7 +63,9 @@ def call(what: str, action: Callable[..., Any], **arguments: Any) -> Any:
 def name_trouble(name: str) -> str | None:
     """Why a bucket may not be called this; None when it may."""
     if not NAME.fullmatch(name):
-        return "3 to 63 lower-case letters, digits, dots and hyphens are allowed, a letter or digit at both ends"
+        return (
+            "3 to 63 lower-case letters, digits, dots and hyphens are allowed, a letter or digit at both ends"
+        )
     if ".." in name or name.startswith("xn--") or name.endswith(("-s3alias", "--ol-s3")):
         return "the standard forbids two dots in a row, the start xn-- and the ends -s3alias and --ol-s3"
     try:
@@ -99,7 +101,9 @@ def check(buckets: list[dict[str, Any]]) -> None:
     """Refuse what can be seen to be wrong without asking anybody; all of it at once."""
     troubles = []
     names = [bucket["name"] for bucket in buckets]
-    troubles += [f"bucket {name} is declared twice" for name in sorted({n for n in names if names.count(n) > 1})]
+    troubles += [
+        f"bucket {name} is declared twice" for name in sorted({n for n in names if names.count(n) > 1})
+    ]
     for bucket in buckets:
         trouble = name_trouble(bucket["name"])
         if trouble:
@@ -108,7 +112,9 @@ def check(buckets: list[dict[str, Any]]) -> None:
         if lock and not bucket["versioning"]:
             troubles.append(f"bucket {bucket['name']}: object_lock needs versioning")
         if lock and lock["days"] < 1:
-            troubles.append(f"bucket {bucket['name']}: object_lock keeps for {lock['days']} days, which is no time")
+            troubles.append(
+                f"bucket {bucket['name']}: object_lock keeps for {lock['days']} days, which is no time"
+            )
         if bucket["quota_mb"] < 0:
             troubles.append(f"bucket {bucket['name']}: quota_mb is {bucket['quota_mb']}")
         try:
@@ -127,7 +133,9 @@ def canonical(document: Any) -> Any:
     if isinstance(document, dict):
         return {key: canonical(value) for key, value in sorted(document.items()) if value not in (None, "")}
     if isinstance(document, list):
-        return sorted((canonical(value) for value in document), key=lambda value: json.dumps(value, sort_keys=True))
+        return sorted(
+            (canonical(value) for value in document), key=lambda value: json.dumps(value, sort_keys=True)
+        )
     return document
 
 
@@ -152,7 +160,9 @@ def read(client: Any, name: str) -> dict[str, Any] | None:
     if call(what, client.head_bucket, Bucket=name) is None:
         return None
     versioning = call(what, client.get_bucket_versioning, Bucket=name) or {}
-    lock = (call(what, client.get_object_lock_configuration, Bucket=name) or {}).get("ObjectLockConfiguration", {})
+    lock = (call(what, client.get_object_lock_configuration, Bucket=name) or {}).get(
+        "ObjectLockConfiguration", {}
+    )
     retention = (lock.get("Rule") or {}).get("DefaultRetention") or {}
     lifecycle = call(what, client.get_bucket_lifecycle_configuration, Bucket=name) or {}
     policy = call(what, client.get_bucket_policy, Bucket=name)

@@ -9,10 +9,10 @@ module: object_storage_bucket
 short_description: Declare all buckets of an S3 endpoint at once
 version_added: 0.1.0
 description:
-  - Makes buckets, and sets their versioning, object lock, lifecycle rules, policy and quota. All are looked at
-    before the first is changed, and what would weaken a lock is refused.
-  - One call for all buckets, which the modules of amazon.aws need several of for each. They have no object lock with
-    a default retention that another mode or a shorter time is refused for, and no quota.
+  - Makes buckets, and sets their versioning, object lock, lifecycle rules, policy and quota. All are looked
+    at before the first is changed, and what would weaken a lock is refused.
+  - The modules of amazon.aws take several calls for each bucket, have no default retention that another mode
+    or a shorter time is refused for, and know no quota.
   - A bucket that is not listed is left alone. None is ever removed.
 options:
   state:
@@ -148,10 +148,13 @@ def set_quota(stores: Stores, name: str, megabytes: int) -> None:
     ports = [f"-{key}={stores.host}:{stores.given[key + '_port']}" for key in ("master", "filer")]
     done = subprocess.run(  # pylint: disable=ansible-bad-function
         [stores.given["weed"], "shell", *ports],
-        input=f"s3.bucket.quota -name={name} {how}\n", capture_output=True, text=True, timeout=60, check=False,
+        input=f"s3.bucket.quota -name={name} {how}\n",
+        capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
     if done.returncode != 0 or quotas(stores).get(name, 0) != megabytes:
-        raise MusterError(f"bucket {name}: the quota was not set: {(done.stderr or done.stdout).strip()[-200:]}")
+        raise MusterError(
+            f"bucket {name}: the quota was not set: {(done.stderr or done.stdout).strip()[-200:]}"
+        )
 
 
 class Plan:
@@ -193,12 +196,11 @@ class Plan:
     def diff(self) -> list[dict[str, Any]]:
         found = []
         for bucket in self.params["buckets"]:
-            for part in self.changes.get(bucket["name"], []):
-                was = self.had.get(bucket["name"]) if part == "quota_mb" else (self.seen[bucket["name"]] or {}).get(part)
-                found.append(
-                    {"before": {part: was}, "after": {part: bucket.get(part)}, "before_header": bucket["name"],
-                     "after_header": bucket["name"]}
-                )  # fmt: skip
+            name = bucket["name"]
+            was = {**(self.seen[name] or {}), "quota_mb": self.had.get(name, 0)}
+            for part in self.changes.get(name, []):
+                ends = {"before": {part: was.get(part)}, "after": {part: bucket.get(part)}}
+                found.append({**ends, "before_header": name, "after_header": name})
         return found
 
 

@@ -9,8 +9,8 @@ module: object_storage_fence
 short_description: Keep the object store on this host from taking writes, also after a reboot
 version_added: 0.1.0
 description:
-  - "V(fenced) stops the gateway and the storage server, by force when they do not stop by themselves, masks their
-    units for good, and proves it: the units are masked, no process is left, nothing listens."
+  - "V(fenced) stops the gateway and the storage server, by force when they do not stop by themselves, masks
+    their units for good, and proves it: the units are masked, no process is left, nothing listens."
   - A fence that cannot be proven is an error.
   - V(released) takes the fence down, and starts nothing.
 options:

@@ -9,9 +9,9 @@ module: object_storage_handover
 short_description: Move the object store's primary role to this region without losing an object
 version_added: 0.1.0
 description:
-  - "Both regions are compared; the old region's gateway is closed; a canary written after that must arrive, and a
-    second comparison must find nothing missing; this region's gateway is opened; the copying is turned around. No
-    lag metric is asked."
+  - "Both regions are compared; the old region's gateway is closed; a canary written after that must arrive,
+    and a second comparison must find nothing missing; this region's gateway is opened; the copying is turned
+    around. No lag metric is asked."
   - When a step before the opening fails, the old region is opened again. Run again after an interruption, it
     finishes the move, or rolls it back.
 options:
@@ -24,7 +24,8 @@ options:
     type: float
     default: 30
   max_pause:
-    description: Most seconds that a comparison may take before the old region is closed, because it is repeated then.
+    description:
+      - Most seconds that a comparison may take before the old region is closed, because it is repeated then.
     type: float
     default: 30
   timeouts:
@@ -58,7 +59,9 @@ epoch:
   returned: success, outside check mode
   type: int
 paused_seconds:
-  description: From the closing of the old region until the gateway of the new one answered. Null when this run closed none.
+  description:
+    - From the closing of the old region until the gateway of the new one answered. Null when this run closed
+      none.
   returned: success, outside check mode
   type: float
 compared:

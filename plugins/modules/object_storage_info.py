@@ -9,17 +9,21 @@ module: object_storage_info
 short_description: Read the object store's state and its recovery status
 version_added: 0.1.0
 description:
-  - "Asks the program that keeps each region in its role. The lag is the age of the newest canary that has arrived:
-    the primary region writes one every few seconds. SeaweedFS's own lag metric is never asked, because it stays at
-    its last value when the link is cut, and reads zero when a crash has lost what was still to be copied."
-  - A standby is ready only when a comparison of both sides, made after the last start of either, found nothing
-    missing.
+  - "Asks the program that keeps each region in its role. The lag is the age of the newest canary that has
+    arrived: the primary region writes one every few seconds. SeaweedFS's own lag metric is never asked: it
+    stays at its last value when the link is cut, and reads zero when a crash has lost what was to be copied."
+  - A standby is ready only when a comparison of both sides, made after the last start of either, found
+    nothing missing.
   - Never fails because a store is down.
 options:
   region:
     description: The region of this host, for the answer when it has no O(configuration) yet.
     type: str
     required: true
+  backup_proof:
+    description: File on this host that notes when the copy was proven last.
+    type: path
+    default: /var/lib/muster/object-storage-backup.json
 extends_documentation_fragment:
   - muster.platform.object_storage
   - muster.platform.info
@@ -52,8 +56,10 @@ regions:
   type: dict
 """
 
+import json
 import os
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
@@ -115,7 +121,18 @@ def role_of(own: Region, fenced: bool) -> str:
     return own.role or "unknown"
 
 
-def status_of(stores: Stores, found: dict[str, Region], fenced: bool, at: float) -> dict[str, Any]:
+def noted(path: str) -> str | None:
+    """When the copy was proven last, as far as this host knows."""
+    try:
+        told: str | None = json.loads(Path(path).read_text(encoding="utf-8")).get("proven_at")
+    except (OSError, ValueError, AttributeError):
+        return None
+    return told
+
+
+def status_of(
+    stores: Stores, found: dict[str, Region], fenced: bool, at: float, backup_proof: str
+) -> dict[str, Any]:
     own = found[stores.region]
     primaries = [region for region in found.values() if region.open]
     role = role_of(own, fenced)
@@ -134,7 +151,7 @@ def status_of(stores: Stores, found: dict[str, Region], fenced: bool, at: float)
         "timeline": own.epoch or None if own.open else beat.get("epoch"),
         "lag_bytes": 0 if own.open else None,
         "lag_seconds": lag,
-        "last_backup_at": None,
+        "last_backup_at": noted(backup_proof),
         "last_restore_proof_at": None,
         "versions": {"seaweedfs": stores.given["version"]},
     }
@@ -167,18 +184,26 @@ def run(params: dict[str, Any]) -> dict[str, Any]:
     primaries = [region.name for region in found.values() if region.open]
     own = found[stores.region]
     return {
-        "recovery_status": status_of(stores, found, fenced, datetime.now(UTC).timestamp()),
+        "recovery_status": status_of(
+            stores, found, fenced, datetime.now(UTC).timestamp(), params["backup_proof"]
+        ),
         "primary_region": primaries[0] if len(primaries) == 1 else None,
         "leader": own.host if own.known and own.role and not own.told.get("reason") else None,
         "regions": {
-            name: {"host": region.host, "error": region.error, **region.told} for name, region in found.items()
+            name: {"host": region.host, "error": region.error, **region.told}
+            for name, region in found.items()
         },
     }
 
 
 def main() -> None:
     module = AnsibleModule(
-        argument_spec={**OPTIONS, "region": {"type": "str", "required": True}}, supports_check_mode=True
+        argument_spec={
+            **OPTIONS,
+            "region": {"type": "str", "required": True},
+            "backup_proof": {"type": "path", "default": "/var/lib/muster/object-storage-backup.json"},
+        },
+        supports_check_mode=True,
     )
     module.exit_json(**run(module.params))
 

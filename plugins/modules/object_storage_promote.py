@@ -10,8 +10,8 @@ short_description: Make this region's copy of the object store primary when the 
 version_added: 0.1.0
 description:
   - "The unplanned move. It loses what had not arrived here: gates that weigh that come before it (see
-    M(muster.platform.dr_gates)). This module itself refuses without a fresh proof of the fence, and while the other
-    region's gateway is open."
+    M(muster.platform.dr_gates)). This module itself refuses without a fresh proof of the fence, and while the
+    other region's gateway is open."
   - When it was interrupted, run it again, and it finishes.
 options:
   fence:
@@ -86,10 +86,17 @@ def promote(stores: Stores, params: dict[str, Any], check_mode: bool, phases: Ph
     if old.open:
         raise MusterError(f"refused: region {source} takes writes, whatever its fence says")
     if not own.known or own.role is None:
-        raise MusterError(f"refused: the role of region {stores.region} is not known ({own.trouble or 'it has none'})")
+        raise MusterError(
+            f"refused: the role of region {stores.region} is not known ({own.trouble or 'it has none'})"
+        )
     situation = "resume" if own.role == "primary" else "start"
     if check_mode or (situation == "resume" and own.open):
-        return {"changed": not own.open, "situation": situation, "epoch": own.epoch, "heartbeat": own.told.get("heartbeat")}
+        return {
+            "changed": not own.open,
+            "situation": situation,
+            "epoch": own.epoch,
+            "heartbeat": own.told.get("heartbeat"),
+        }
     with phases("promote: open"):
         epoch = max(own.epoch, old.epoch) + 1
         opened = stores.change(

@@ -9,8 +9,8 @@ module: object_storage_region
 short_description: Give a region of the object store its role when no region has one yet
 version_added: 0.1.0
 description:
-  - A region that has a role keeps it, whatever it is. This only waits until it is in it, the gateway of a primary
-    region serves, and a standby region copies.
+  - A region that has a role keeps it, whatever it is. This only waits until the gateway of a primary region
+    serves, or a standby region copies.
   - Where no region has a role, O(initial_primary_region) becomes primary. All regions must answer for that.
   - A region without a role beside one that has one becomes its standby.
 options:
@@ -105,7 +105,8 @@ def run(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
     if not own.role:
         # The stores of both regions have just been started.
         initial = params["initial_primary_region"]
-        wait_until(lambda: begin(stores, initial), f"region {stores.region} to get a role", params["timeout"], 0.5)
+        what = f"region {stores.region} to get a role"
+        wait_until(lambda: begin(stores, initial), what, params["timeout"], 0.5)
     what = f"region {stores.region} to be in its role"
     found = wait_until(lambda: settled(stores), what, params["timeout"], 0.2)
     return {

@@ -9,10 +9,11 @@ module: object_storage_rejoin
 short_description: Bring a fenced side of the object store back as a standby, after saving what only it has
 version_added: 0.1.0
 description:
-  - Starts the storage server alone, without a gateway, and compares it with the primary region. What the primary
-    lacks, or holds differently, is written to O(save_directory) with a list, and only then removed here.
+  - Starts the storage server alone, without a gateway, and compares it with the primary region. What the
+    primary lacks, or holds differently, is written to O(save_directory) with a list, and only then removed.
   - Then the region follows the primary, and what it lacks is sent until a comparison finds nothing missing.
-  - An object that the new primary removed after the failover counts as one that only this side had. It is saved too.
+  - An object that the new primary removed after the failover counts as one that only this side had. It is
+    saved too.
   - When it was interrupted, run it again.
 options:
   save_directory:
@@ -94,7 +95,9 @@ class Rejoin:
         self.primary = primary_of(stores)
         note = self.fence.marked()
         if note is None:
-            raise MusterError(f"refused: {stores.host} is not fenced, so it may take writes while it is looked at")
+            raise MusterError(
+                f"refused: {stores.host} is not fenced, so it may take writes while it is looked at"
+            )
         stamp = re.sub(r"[^0-9TZ]", "", note.get("fenced_at", "unknown").split(".")[0])
         self.directory = Path(params["save_directory"]) / f"object_storage-{stamp or 'unknown'}"
 
@@ -165,9 +168,12 @@ class Rejoin:
     def complete(self) -> int:
         """Have all that is missing sent, until nothing is."""
         limit = self.params["timeout"]
-        found = self.stores.compare(self.primary.host, self.stores.host, recent=5, action="repair", timeout=limit)
+        found = self.stores.compare(
+            self.primary.host, self.stores.host, recent=5, action="repair", timeout=limit
+        )
         if missing(found):
-            raise MusterError(f"{missing(found)} entries of {self.primary.name} have not arrived in {limit:g} s; run it again")
+            left = f"{missing(found)} entries of {self.primary.name}"
+            raise MusterError(f"{left} have not arrived in {limit:g} s; run it again")
         return int(found["files"])
 
     def run(self) -> dict[str, Any]:

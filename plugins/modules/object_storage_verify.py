@@ -12,7 +12,9 @@ description:
   - Over S3 with TLS and verified names, as an application does. The object C(muster-verify) is overwritten.
 options:
   configuration:
-    description: File that the role object_storage writes, to tell which region took the write. Not given for an endpoint that is not Muster's.
+    description:
+      - File that the role object_storage writes, to tell which region took the write. Not given for an
+        endpoint that is not Muster's.
     type: path
   endpoints:
     description: Endpoints, each with C(host) and C(port).
@@ -67,6 +69,7 @@ endpoints:
 
 import secrets
 import time
+from functools import partial
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
@@ -107,7 +110,7 @@ def run(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
     found = []
     for endpoint in endpoints:
         what = f"{endpoint} to take a write and give it back"
-        told = wait_until(lambda at=endpoint: write_and_read(params, at), what, params["timeout"], 0.3)
+        told = wait_until(partial(write_and_read, params, endpoint), what, params["timeout"], 0.3)
         region = open_region(params)
         if params["expect_region"] and region != params["expect_region"]:
             raise MusterError(f"{region or 'no single region'} takes writes, not {params['expect_region']}")

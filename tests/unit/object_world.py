@@ -20,7 +20,8 @@ AGENT, FILER = 9332, 8888
 
 def load_program() -> ModuleType:
     spec = importlib.util.spec_from_file_location("muster_object_storage", PROGRAM)
-    assert spec and spec.loader
+    assert spec
+    assert spec.loader
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -64,7 +65,9 @@ class World:
         patch.setattr(client.Stores, "s3_healthy", lambda _stores, host: self.serves(host))
         patch.setattr(client.Stores, "s3_listens", lambda _stores, host: self.serves(host))
         patch.setattr(
-            client.Stores, "compare", lambda _stores, source, target, *_rest, **_more: self.compare(source, target)
+            client.Stores,
+            "compare",
+            lambda _stores, source, target, *_rest, **_more: self.compare(source, target),
         )
 
     def keeper(self, home: Path, host: str) -> Any:
@@ -82,7 +85,9 @@ class World:
         path.write_text(json.dumps(given))
         self.configuration[region] = str(path)
         site = self.program.Site(given)
-        site.request = lambda method, to, port, path, _key, body=None: self.answer(method, to, port, path, body)
+        site.request = lambda method, to, port, path, _key, body=None: self.answer(
+            method, to, port, path, body
+        )
         return self.program.Keeper(site)
 
     # --- the edge ---

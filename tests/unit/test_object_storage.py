@@ -56,7 +56,8 @@ def test_no_role_is_given_while_the_other_region_is_silent(regions: World, run_m
     regions.act()
     regions.down.add("south-1")
     answer = first_start(run_module, regions, "north")
-    assert answer["failed"] and "south-1:9332 does not answer" in answer["msg"]
+    assert answer["failed"]
+    assert "south-1:9332 does not answer" in answer["msg"]
     assert regions.open() == []
 
 
@@ -92,7 +93,9 @@ def test_a_region_that_returns_does_not_open_beside_another(regions: World, run_
     ]
 
 
-def test_a_region_that_was_never_down_closes_when_it_sees_another_primary(regions: World, run_module: Run) -> None:
+def test_a_region_that_was_never_down_closes_when_it_sees_another_primary(
+    regions: World, run_module: Run
+) -> None:
     regions.begin()
     regions.down.add("north-1")
     promote(run_module, regions)
@@ -129,8 +132,15 @@ def test_status_of_both_regions(regions: World, run_module: Run) -> None:
     }  # fmt: skip
     found = status(run_module, regions, "south")
     told = found["recovery_status"]
-    assert (told["role"], told["healthy"], told["ready"], found["primary_region"]) == ("standby", True, True, "north")
-    assert told["lag_seconds"] < 1 and told["timeline"] == 1 and found["leader"] == "south-1"
+    assert (told["role"], told["healthy"], told["ready"], found["primary_region"]) == (
+        "standby",
+        True,
+        True,
+        "north",
+    )
+    assert told["lag_seconds"] < 1
+    assert told["timeline"] == 1
+    assert found["leader"] == "south-1"
     assert status(run_module, regions, "north")["recovery_status"]["role"] == "primary"
 
 
@@ -156,7 +166,8 @@ def test_a_standby_is_not_ready(regions: World, run_module: Run, change: dict[st
 
 def test_status_without_anything(run_module: Run, tmp_path: Path) -> None:
     found = run_module(object_storage_info, {"configuration": str(tmp_path / "none"), "region": "north"})
-    assert found["recovery_status"]["role"] == "unknown" and found["primary_region"] is None
+    assert found["recovery_status"]["role"] == "unknown"
+    assert found["primary_region"] is None
     assert set(found["recovery_status"]) == {
         "store", "region", "role", "healthy", "reasons", "ready", "position", "timeline", "lag_bytes",
         "lag_seconds", "last_backup_at", "last_restore_proof_at", "versions",
@@ -178,22 +189,26 @@ def test_a_handover_loses_nothing_and_turns_the_copying_around(regions: World, r
     regions.begin()
     regions.put("north", "one")
     answer = handover(run_module, regions, "south")
-    assert answer["situation"] == "start" and answer["changed"]
-    assert regions.open() == ["south"] and regions.holds("south", "one")
+    assert answer["situation"] == "start"
+    assert answer["changed"]
+    assert regions.open() == ["south"]
+    assert regions.holds("south", "one")
     regions.act()
     regions.put("south", "two")
     assert regions.holds("north", "two")
     again = handover(run_module, regions, "south")
     assert (again["changed"], again["situation"]) == (False, "done")
     assert handover(run_module, regions, "north")["changed"]
-    assert regions.open() == ["north"] and regions.holds("north", "two")
+    assert regions.open() == ["north"]
+    assert regions.holds("north", "two")
 
 
 def test_check_mode_changes_nothing(regions: World, run_module: Run) -> None:
     regions.begin()
     before = json.dumps(regions.state("north"))
     assert handover(run_module, regions, "south", check=True)["changed"]
-    assert json.dumps(regions.state("north")) == before and regions.open() == ["north"]
+    assert json.dumps(regions.state("north")) == before
+    assert regions.open() == ["north"]
 
 
 def test_a_handover_refuses_what_is_not_copied(regions: World, run_module: Run) -> None:
@@ -221,7 +236,8 @@ def test_a_handover_refuses_when_nobody_copies(regions: World, run_module: Run) 
 def test_a_handover_refuses_a_comparison_that_takes_too_long(regions: World, run_module: Run) -> None:
     regions.begin()
     answer = handover(run_module, regions, "south", max_pause=0.01)
-    assert "object_storage_handover_max_pause" in answer["msg"] and regions.open() == ["north"]
+    assert "object_storage_handover_max_pause" in answer["msg"]
+    assert regions.open() == ["north"]
 
 
 def test_a_handover_refuses_a_silent_source(regions: World, run_module: Run) -> None:
@@ -230,7 +246,9 @@ def test_a_handover_refuses_a_silent_source(regions: World, run_module: Run) -> 
     assert "refused: the role of region north is not known" in handover(run_module, regions, "south")["msg"]
 
 
-def test_what_does_not_arrive_rolls_back(regions: World, run_module: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_does_not_arrive_rolls_back(
+    regions: World, run_module: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
     regions.begin()
     real = _object_handover.Handover.close
 
@@ -240,8 +258,11 @@ def test_what_does_not_arrive_rolls_back(regions: World, run_module: Run, monkey
 
     monkeypatch.setattr(_object_handover.Handover, "close", close)
     answer = handover(run_module, regions, "south")
-    assert "failed and was rolled back: waited 0.3 s for a canary from north to arrive in south" in answer["msg"]
-    assert regions.open() == ["north"] and regions.state("north")["role"] == "primary"
+    assert (
+        "failed and was rolled back: waited 0.3 s for a canary from north to arrive in south" in answer["msg"]
+    )
+    assert regions.open() == ["north"]
+    assert regions.state("north")["role"] == "primary"
 
 
 def interrupted(world: World, run_module: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -252,7 +273,7 @@ def interrupted(world: World, run_module: Run, monkeypatch: pytest.MonkeyPatch) 
 
     with monkeypatch.context() as patch:
         patch.setattr(_object_handover.Handover, "catch_up", die)
-        with pytest.raises(ValueError):
+        with pytest.raises(ValueError, match="Expecting value"):
             handover(run_module, world, "south")
     assert world.open() == []
 
@@ -264,7 +285,8 @@ def test_the_same_command_finishes_what_was_interrupted(
     regions.put("north", "one")
     interrupted(regions, run_module, monkeypatch)
     answer = handover(run_module, regions, "south")
-    assert answer["situation"] == "resume" and regions.open() == ["south"]
+    assert answer["situation"] == "resume"
+    assert regions.open() == ["south"]
 
 
 def test_one_back_undoes_what_was_interrupted(
@@ -273,7 +295,8 @@ def test_one_back_undoes_what_was_interrupted(
     regions.begin()
     interrupted(regions, run_module, monkeypatch)
     answer = handover(run_module, regions, "north")
-    assert answer["situation"] == "return" and regions.open() == ["north"]
+    assert answer["situation"] == "return"
+    assert regions.open() == ["north"]
     regions.act()
     regions.put("north", "two")
     assert regions.holds("south", "two")
@@ -286,14 +309,20 @@ def test_an_opening_whose_answer_is_lost_goes_forward(regions: World, run_module
 
     def answer(method: str, host: str, port: int, path: str, body: bytes | None = None) -> tuple[int, bytes]:
         found = real(method, host, port, path, body)
-        if method == "POST" and host == "south-1" and b'"primary", "primary": "south"' in (body or b"") and not lost:
+        if (
+            method == "POST"
+            and host == "south-1"
+            and b'"primary", "primary": "south"' in (body or b"")
+            and not lost
+        ):
             lost.append(host)
             raise regions.program.Unknown("south-1:9332 does not answer (timed out)")
         return found
 
     regions.answer = answer  # type: ignore[method-assign]
     handover(run_module, regions, "south")
-    assert lost and regions.open() == ["south"]
+    assert lost
+    assert regions.open() == ["south"]
 
 
 def test_an_opening_that_comes_late_is_refused(regions: World) -> None:
@@ -312,7 +341,12 @@ def test_an_opening_that_comes_late_is_refused(regions: World) -> None:
 
 
 def promote(run_module: Run, world: World, **more: Any) -> dict[str, Any]:
-    proof = {"proven": True, "region": "north", "provider": "power", "proven_at": datetime.now(UTC).isoformat()}
+    proof = {
+        "proven": True,
+        "region": "north",
+        "provider": "power",
+        "proven_at": datetime.now(UTC).isoformat(),
+    }
     given = {"configuration": world.configuration["south"], "holder": "ann", "timeout": 0.5}
     return run_module(object_storage_promote, {**given, "fence": {**proof, **more}})
 
@@ -321,7 +355,9 @@ def test_promote_opens_behind_a_proven_fence(regions: World, run_module: Run) ->
     regions.begin()
     regions.down.add("north-1")
     answer = promote(run_module, regions)
-    assert answer["changed"] and answer["epoch"] == 2 and answer["heartbeat"]["sequence"] >= 1
+    assert answer["changed"]
+    assert answer["epoch"] == 2
+    assert answer["heartbeat"]["sequence"] >= 1
     assert regions.keepers["south-1"].gateway.alive
     assert promote(run_module, regions)["situation"] == "resume"
 

@@ -15,7 +15,12 @@ from ansible_collections.muster.platform.plugins.modules import object_storage_b
 from botocore.exceptions import ClientError
 
 Run = Callable[..., dict[str, Any]]
-RULE = {"ID": "old", "Status": "Enabled", "Filter": {"Prefix": ""}, "NoncurrentVersionExpiration": {"NoncurrentDays": 9}}
+RULE = {
+    "ID": "old",
+    "Status": "Enabled",
+    "Filter": {"Prefix": ""},
+    "NoncurrentVersionExpiration": {"NoncurrentDays": 9},
+}
 POLICY = {
     "Statement": [
         {"Effect": "Deny", "Principal": "*", "Action": "s3:DeleteBucket", "Resource": "arn:aws:s3:::logs"}
@@ -113,7 +118,12 @@ def s3(monkeypatch: pytest.MonkeyPatch) -> S3:
 def declare(run_module: Run) -> Run:
     def call(*buckets: dict[str, Any], **more: Any) -> dict[str, Any]:
         flags = {key: more.pop(key) for key in ("check", "diff") if key in more}
-        given = {"endpoint": "https://s3.example.com", "access_key": "a", "secret_key": "quite-secret", "buckets": list(buckets)}
+        given = {
+            "endpoint": "https://s3.example.com",
+            "access_key": "a",
+            "secret_key": "quite-secret",
+            "buckets": list(buckets),
+        }
         return run_module(object_storage_bucket, {**given, **more}, **flags)
 
     return call
@@ -138,8 +148,11 @@ def test_buckets_are_made_once(s3: S3, declare: Run) -> None:
 def test_a_change_changes_that_alone(s3: S3, declare: Run) -> None:
     declare({"name": "logs", "lifecycle": [RULE], "policy": POLICY})
     s3.calls.clear()
-    answer = declare({"name": "logs", "lifecycle": [{**RULE, "ID": "new"}], "policy": json.dumps(POLICY)}, diff=True)
-    assert s3.calls == ["lifecycle logs"] and answer["diff"][0]["after"]["lifecycle"][0]["ID"] == "new"
+    answer = declare(
+        {"name": "logs", "lifecycle": [{**RULE, "ID": "new"}], "policy": json.dumps(POLICY)}, diff=True
+    )
+    assert s3.calls == ["lifecycle logs"]
+    assert answer["diff"][0]["after"]["lifecycle"][0]["ID"] == "new"
     assert declare({"name": "logs"})["changes"] == {"logs": ["lifecycle", "policy"]}
     assert s3.buckets["logs"] == {"versioning": "Enabled"}
 
@@ -164,7 +177,9 @@ def test_no_lock_is_weakened_and_nothing_else_is_changed(
     declare(LOCKED)
     s3.calls.clear()
     answer = declare({"name": "before"}, bucket)
-    assert answer["failed"] and text in answer["msg"] and s3.calls == []
+    assert answer["failed"]
+    assert text in answer["msg"]
+    assert s3.calls == []
 
 
 @pytest.mark.parametrize(
@@ -194,7 +209,8 @@ def test_what_cannot_be_is_refused_before_anybody_is_asked(
 ) -> None:
     s3.broken = True
     answer = declare(bucket, state=state)
-    assert answer["failed"] and text in answer["msg"]
+    assert answer["failed"]
+    assert text in answer["msg"]
 
 
 def test_a_bucket_declared_twice_is_refused(s3: S3, declare: Run) -> None:
@@ -213,14 +229,20 @@ def test_check_mode_and_checked_change_nothing(s3: S3, declare: Run) -> None:
 
 
 def verify(run_module: Run, **more: Any) -> dict[str, Any]:
-    given = {"endpoints": [{"host": "edge", "port": 9000}], "bucket": "canary", "access_key": "a", "secret_key": "quite-secret"}
+    given = {
+        "endpoints": [{"host": "edge", "port": 9000}],
+        "bucket": "canary",
+        "access_key": "a",
+        "secret_key": "quite-secret",
+    }
     return run_module(object_storage_verify, {**given, "timeout": 0.1, **more})
 
 
 def test_verify_writes_and_reads_back(s3: S3, run_module: Run) -> None:
     s3.create_bucket("canary")
     answer = verify(run_module)
-    assert answer["endpoints"][0]["endpoint"] == "https://edge:9000" and "muster-verify" in s3.objects
+    assert answer["endpoints"][0]["endpoint"] == "https://edge:9000"
+    assert "muster-verify" in s3.objects
 
 
 def test_verify_tells_what_is_wrong(s3: S3, run_module: Run) -> None:

@@ -82,23 +82,29 @@ def fence(run_module: Run, world: World, check: bool = False, **more: Any) -> di
 
 
 def test_a_fence_is_put_up_proven_and_taken_down(regions: World, units: Units, run_module: Run) -> None:
-    assert fence(run_module, regions, check=True)["changed"] and units.running
+    assert fence(run_module, regions, check=True)["changed"]
+    assert units.running
     answer = fence(run_module, regions)
-    assert answer["changed"] and answer["fenced"] and answer["note"]["operation"] == "failover"
+    assert answer["changed"]
+    assert answer["fenced"]
+    assert answer["note"]["operation"] == "failover"
     assert answer["proof"]["masked"] == [_object_fence.KEEPER, _object_fence.SERVER]
-    assert answer["proof"]["processes"] == 0 and units.killed == []
+    assert answer["proof"]["processes"] == 0
+    assert units.killed == []
     assert fence(run_module, regions)["changed"] is False
     status = run_module(
         object_storage_info, {"configuration": regions.configuration["north"], "region": "north"}
     )["recovery_status"]
     assert (status["role"], status["reasons"]) == ("fenced", ["this host is fenced"])
     assert fence(run_module, regions, state="released")["changed"]
-    assert units.masked == set() and fence(run_module, regions, state="released")["changed"] is False
+    assert units.masked == set()
+    assert fence(run_module, regions, state="released")["changed"] is False
 
 
 def test_what_does_not_stop_is_killed(regions: World, units: Units, run_module: Run) -> None:
     units.stubborn = True
-    assert fence(run_module, regions)["fenced"] and units.killed == [1000, 1001]
+    assert fence(run_module, regions)["fenced"]
+    assert units.killed == [1000, 1001]
 
 
 def test_an_unproven_fence_is_a_failure(
@@ -106,7 +112,8 @@ def test_an_unproven_fence_is_a_failure(
 ) -> None:
     monkeypatch.setattr(_object_fence, "listening", lambda _ports: [8888])
     answer = fence(run_module, regions)
-    assert answer["failed"] and answer["msg"] == "the fence is not proven: something listens on port 8888"
+    assert answer["failed"]
+    assert answer["msg"] == "the fence is not proven: something listens on port 8888"
 
 
 # --- reprotect ---
@@ -118,7 +125,12 @@ def fail_over(regions: World, run_module: Run) -> None:
     regions.copying = False
     regions.put("north", "tail")
     regions.down.add("north-1")
-    proof = {"proven": True, "region": "north", "provider": "power", "proven_at": datetime.now(UTC).isoformat()}
+    proof = {
+        "proven": True,
+        "region": "north",
+        "provider": "power",
+        "proven_at": datetime.now(UTC).isoformat(),
+    }
     given = {"configuration": regions.configuration["south"], "holder": "ann", "fence": proof}
     assert run_module(object_storage_promote, given)["changed"]
     regions.put("south", "new")
@@ -127,7 +139,11 @@ def fail_over(regions: World, run_module: Run) -> None:
 
 
 def rejoin(run_module: Run, world: World, tmp_path: Path, check: bool = False) -> dict[str, Any]:
-    given = {"configuration": world.configuration["north"], "save_directory": str(tmp_path / "saved"), "timeout": 0.5}
+    given = {
+        "configuration": world.configuration["north"],
+        "save_directory": str(tmp_path / "saved"),
+        "timeout": 0.5,
+    }
     return run_module(object_storage_rejoin, given, check=check)
 
 
@@ -137,15 +153,20 @@ def test_what_only_the_old_side_had_is_kept(
     fail_over(regions, run_module)
     tail = regions.filers["north-1"]["/buckets/b/tail"]
     fence(run_module, regions)
-    assert rejoin(run_module, regions, tmp_path, check=True)["changed"] and regions.holds("north", "tail")
+    assert rejoin(run_module, regions, tmp_path, check=True)["changed"]
+    assert regions.holds("north", "tail")
     answer = rejoin(run_module, regions, tmp_path)
     saved = answer["saved"]
     listed = json.loads(Path(saved["list"]).read_text())
-    assert saved["objects"] == 1 and listed["path"] == "/buckets/b/tail"
+    assert saved["objects"] == 1
+    assert listed["path"] == "/buckets/b/tail"
     assert listed["sha256"] == hashlib.sha256(tail).hexdigest()
     assert (Path(saved["directory"]) / "objects/b/tail").read_bytes() == tail
-    assert regions.open() == ["south"] and not regions.holds("north", "tail") and regions.holds("north", "new")
-    assert regions.state("north")["role"] == "standby" and units.masked == set()
+    assert regions.open() == ["south"]
+    assert not regions.holds("north", "tail")
+    assert regions.holds("north", "new")
+    assert regions.state("north")["role"] == "standby"
+    assert units.masked == set()
 
 
 def test_it_refuses_what_is_not_fenced(regions: World, units: Units, run_module: Run, tmp_path: Path) -> None:
@@ -158,7 +179,8 @@ def test_it_refuses_without_another_primary(
 ) -> None:
     fence(run_module, regions)
     answer = rejoin(run_module, regions, tmp_path)
-    assert "refused: region south is not primary and open" in answer["msg"] and not units.running
+    assert "refused: region south is not primary and open" in answer["msg"]
+    assert not units.running
 
 
 # --- comparing ---
@@ -184,7 +206,9 @@ def line(kind: str, **more: Any) -> str:
 
 def test_a_comparison_is_read_line_by_line(monkeypatch: pytest.MonkeyPatch) -> None:
     output = line("MISSING", path="/buckets/b/1") + line("SIZE_MISMATCH", path="/buckets/b/2")
-    output += line("ONLY_IN_B", path="/buckets/b/3") + line("SUMMARY", files=7, missing=1, sizeMismatch=1, onlyInB=1)
+    output += line("ONLY_IN_B", path="/buckets/b/3") + line(
+        "SUMMARY", files=7, missing=1, sizeMismatch=1, onlyInB=1
+    )
     found = comparison(monkeypatch, output, 2)
     assert (found["missing"], found["different"], found["extra"]) == (
         ["/buckets/b/1"], ["/buckets/b/2"], ["/buckets/b/3"],

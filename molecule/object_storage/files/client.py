@@ -48,9 +48,17 @@ def attempt(action: Any, **arguments: Any) -> str:
 
 def put(names: list[str], bucket: str = "application", user: str = "application") -> dict[str, str]:
     s3 = client(user)
-    return {
-        name: attempt(s3.put_object, Bucket=bucket, Key=name, Body=name.encode() * 10) for name in names
-    }
+    return {name: attempt(s3.put_object, Bucket=bucket, Key=name, Body=name.encode() * 10) for name in names}
+
+
+def remove(names: list[str], bucket: str, user: str) -> dict[str, str]:
+    s3 = client(user)
+    return {name: attempt(s3.delete_object, Bucket=bucket, Key=name) for name in names}
+
+
+def there(names: list[str], bucket: str, user: str) -> dict[str, str]:
+    s3 = client(user)
+    return {name: attempt(s3.get_object, Bucket=bucket, Key=name) for name in names}
 
 
 def held(bucket: str = "application", user: str = "application") -> dict[str, Any]:
@@ -70,15 +78,21 @@ def held(bucket: str = "application", user: str = "application") -> dict[str, An
 def limits() -> dict[str, Any]:
     """What nobody may: an S3 client first."""
     operator, backup = client("muster-operator"), client("backup")
-    version = backup.put_object(Bucket="backups", Key="locked", Body=b"lockedlockedlockedlockedlockedlockedlockedlockedlockedlocked")["VersionId"]
+    version = backup.put_object(
+        Bucket="backups", Key="locked", Body=b"lockedlockedlockedlockedlockedlockedlockedlockedlockedlocked"
+    )["VersionId"]
     arguments = {"Bucket": "backups", "Key": "locked", "VersionId": version}
     lock = operator.get_object_lock_configuration(Bucket="backups")["ObjectLockConfiguration"]
     return {
         "lock": lock["Rule"]["DefaultRetention"],
         "delete_locked": attempt(operator.delete_object, **arguments),
-        "delete_locked_bypassing": attempt(operator.delete_object, **arguments, BypassGovernanceRetention=True),
+        "delete_locked_bypassing": attempt(
+            operator.delete_object, **arguments, BypassGovernanceRetention=True
+        ),
         "shorten": attempt(
-            operator.put_object_retention, **arguments, Retention={"Mode": "GOVERNANCE", "RetainUntilDate": "2020-01-01"}
+            operator.put_object_retention,
+            **arguments,
+            Retention={"Mode": "GOVERNANCE", "RetainUntilDate": "2020-01-01"},
         ),
         "foreign_bucket": attempt(client().put_object, Bucket="backups", Key="x", Body=b"x"),
         "wrong_secret": attempt(client(secret="wrong").list_objects_v2, Bucket="application"),
@@ -129,7 +143,10 @@ def attack() -> dict[str, Any]:
         name: [request(PORTS[name], "DELETE", path, certificate) for certificate in (False, True)]
         for name, path in paths.items()
     }
-    ways["grpc"] = [request(port + 10000, "POST", "/filer_pb.SeaweedFiler/DeleteEntry", False) for port in (8888, 9333, 8080)]
+    ways["grpc"] = [
+        request(port + 10000, "POST", "/filer_pb.SeaweedFiler/DeleteEntry", False)
+        for port in (8888, 9333, 8080)
+    ]
     ways["plain"] = [plain(port) for port in PORTS.values()]
     return ways
 

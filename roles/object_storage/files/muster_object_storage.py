@@ -21,8 +21,8 @@ filer.sync loses what a crash of the primary took from its memory, silently. So 
 side, and now and then, both sides are compared, and what is missing is sent again.
 
 usage: muster_object_storage.py CONFIGURATION serve
-       muster_object_storage.py CONFIGURATION compare [--recent SECONDS]
-       muster_object_storage.py CONFIGURATION repair
+       muster_object_storage.py CONFIGURATION compare --source HOST --target HOST [--recent SECONDS]
+       muster_object_storage.py CONFIGURATION repair --source HOST --target HOST [--recent SECONDS]
 """
 
 from __future__ import annotations
@@ -44,6 +44,7 @@ import tempfile
 import threading
 import time
 import urllib.parse
+from pathlib import Path
 from typing import Any
 
 STATE = "/muster/region.json"  # outside of the buckets, so that it is not copied
@@ -133,15 +134,16 @@ class Site:
         raise Unknown(f"the store of {host} answers {status} for {path}")
 
     def write(self, host: str, path: str, document: dict[str, Any]) -> None:
-        body = json.dumps(document).encode()
-        status, answer = self.request("PUT", host, self.given["filer_port"], path, self.given["write_key"], body)
+        body, key = json.dumps(document).encode(), self.given["write_key"]
+        status, answer = self.request("PUT", host, self.given["filer_port"], path, key, body)
         if status not in (200, 201):
             raise Unknown(f"the store of {host} did not keep {path}: {status} {answer[:100]!r}")
 
     def remove(self, host: str, path: str) -> None:
         """Remove an entry of a store, and all below it."""
         query = f"{urllib.parse.quote(path)}?recursive=true&ignoreRecursiveError=true"
-        status, answer = self.request("DELETE", host, self.given["filer_port"], query, self.given["write_key"])
+        key = self.given["write_key"]
+        status, answer = self.request("DELETE", host, self.given["filer_port"], query, key)
         if status not in (200, 202, 204, 404):
             raise Unknown(f"the store of {host} did not remove {path}: {status} {answer[:100]!r}")
 
@@ -206,9 +208,9 @@ def server_instance(weed: str) -> str | None:
         if not entry.name.isdecimal():
             continue
         with contextlib.suppress(OSError, IndexError):
-            words = open(f"{entry.path}/cmdline", "rb").read().split(b"\0")
+            words = Path(entry.path, "cmdline").read_bytes().split(b"\0")
             if words[0] == weed.encode() and b"server" in words[:4]:
-                ticks = open(f"{entry.path}/stat", encoding="ascii").read().rsplit(")", 1)[1].split()[19]
+                ticks = Path(entry.path, "stat").read_text(encoding="ascii").rsplit(")", 1)[1].split()[19]
                 return f"{boot_id()}/{entry.name}/{ticks}"
     return None
 
@@ -249,7 +251,8 @@ def compare(site: Site, source: str, target: str, recent: float = 0.0) -> dict[s
     counted = sum(summary.get(key, 0) for key in ("missing", "sizeMismatch", "etagMismatch"))
     listed = sum(len(kinds[key]) for key in ("MISSING", "SIZE_MISMATCH", "ETAG_MISMATCH"))
     if counted != listed or (done.returncode != 0 and not counted and not kinds["ONLY_IN_B"]):
-        raise Unknown(f"the comparison of {source} and {target} failed in part (exit code {done.returncode})")
+        code = done.returncode
+        raise Unknown(f"the comparison of {source} and {target} failed in part (exit code {code})")
     return {
         "source": source,
         "target": target,
@@ -263,7 +266,7 @@ def compare(site: Site, source: str, target: str, recent: float = 0.0) -> dict[s
 
 
 def send_again(site: Site, source: str, paths: list[str]) -> None:
-    """Have the source tell all of these buckets anew, as if they were just written; versions keep their ids."""
+    """Have the source tell all of these buckets anew, as if just written; versions keep their ids."""
     buckets = sorted({"/".join(path.split("/")[:3]) for path in paths if path.startswith("/buckets/")})
     with tempfile.TemporaryDirectory(prefix="muster-object-storage-") as room:
         words = []
@@ -478,13 +481,13 @@ class Keeper:
             self.read_state()
             if not self.known:
                 raise Refused(self.reason)
-            seen = self.state["epoch"] if self.state else 0
-            if wanted.get("expect") != seen:
-                raise Refused(f"the epoch of {self.site.region} is {seen}, not {wanted.get('expect')}: it was changed")
-            state = {
-                key: wanted.get(key) for key in ("role", "primary", "epoch", "move", "by")
-            } | {"region": self.site.region, "changed_at": now()}  # fmt: skip
-            if state["role"] not in WORDS_OF_ROLE or not isinstance(state["epoch"], int) or state["epoch"] <= seen:
+            seen, expected = self.state["epoch"] if self.state else 0, wanted.get("expect")
+            if expected != seen:
+                raise Refused(f"the epoch of {self.site.region} is {seen}, not {expected}: it was changed")
+            state = {key: wanted.get(key) for key in ("role", "primary", "epoch", "move", "by")}
+            state |= {"region": self.site.region, "changed_at": now()}
+            epoch = state["epoch"]
+            if state["role"] not in WORDS_OF_ROLE or not isinstance(epoch, int) or epoch <= seen:
                 raise Refused("the role or the epoch makes no sense")
             self.apply(state, bool(wanted.get("fenced")))
             return self.tell()
@@ -551,7 +554,7 @@ class Keeper:
     def look(self) -> None:
         """Compare, and repair, when anything has started anew since, or it is time."""
         source = self.source()
-        if not self.sync.alive or source is None or not (self.state or {}).get("role") == "standby":
+        if not self.sync.alive or source is None or (self.state or {}).get("role") != "standby":
             return
         try:
             started = self.site.state_of(source)["server"]
@@ -566,7 +569,23 @@ class Keeper:
         self.compared, self.compared_for, self.compare_error = found, key, ""
         self.compared_at = time.monotonic()
         if found["repaired"]:
-            print(f"{found['repaired']} entries that were missing have been sent again by {source}", flush=True)
+            print(
+                f"{found['repaired']} entries that were missing have been sent again by {source}", flush=True
+            )
+
+    def enforce(self) -> None:
+        """Close the buckets that hold more than their quota, and open those that no longer do."""
+        if not self.open:
+            return
+        given = self.site.given
+        ports = [f"-{name}={self.site.host}:{given[name + '_port']}" for name in ("master", "filer")]
+        done = subprocess.run(
+            [given["weed"], "shell", *ports],
+            input="s3.bucket.quota.enforce -apply\n",
+            capture_output=True, text=True, check=False, timeout=300,
+        )  # fmt: skip
+        if done.returncode != 0:
+            print(f"the quotas were not enforced: {done.stderr.strip()[-200:]}", file=sys.stderr, flush=True)
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -660,16 +679,19 @@ def serve(site: Site) -> None:
     repeat(keeper.act, LOOP)
     repeat(keeper.heartbeat, site.given["heartbeat_seconds"])
     repeat(keeper.look, 2.0)
+    if site.given["quota_seconds"]:
+        repeat(keeper.enforce, site.given["quota_seconds"])
     server.serve_forever()
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    shape = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=shape)
     parser.add_argument("configuration")
     parser.add_argument("action", choices=["serve", "compare", "repair"])
     parser.add_argument("--source")
     parser.add_argument("--target")
-    parser.add_argument("--recent", type=float, default=0.0, help="leave out what changed in these last seconds")
+    parser.add_argument("--recent", type=float, default=0.0, help="leave out what changed in these seconds")
     given = parser.parse_args()
     with open(given.configuration, encoding="utf-8") as stream:
         site = Site(json.load(stream))
