@@ -20,6 +20,24 @@ options:
     description: The region of this host, for the answer when it has no O(configuration) yet.
     type: str
     required: true
+  endpoint:
+    description:
+      - Address of an S3 endpoint that is not Muster's. Then only that is asked, for O(bucket). It has no
+        region, and its lag is its own business.
+    type: str
+  bucket:
+    description: Bucket that must be there, for O(endpoint).
+    type: str
+  access_key:
+    description: Access key for O(endpoint).
+    type: str
+  secret_key:
+    description: Its secret key.
+    type: str
+  signing_region:
+    description: Name of the region that requests to O(endpoint) are signed for.
+    type: str
+    default: us-east-1
   backup_proof:
     description: File on this host that notes when the copy was proven last.
     type: path
@@ -63,6 +81,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.muster.platform.plugins.module_utils import _s3
 from ansible_collections.muster.platform.plugins.module_utils._errors import MusterError
 from ansible_collections.muster.platform.plugins.module_utils._object_storage import OPTIONS, Region, Stores
 
@@ -170,7 +189,23 @@ def unprovisioned(region: str, reason: str) -> dict[str, Any]:
     }
 
 
+def external(params: dict[str, Any]) -> dict[str, Any]:
+    """An endpoint that is there: whether it answers is all that can be told."""
+    status = unprovisioned(params["region"], "")
+    try:
+        client = _s3.connect({**params, "region": params["signing_region"]}, params["endpoint"])
+        what = f"{params['endpoint']} does not answer"
+        if _s3.call(what, client.head_bucket, Bucket=params["bucket"]) is None:
+            raise MusterError(f"{params['endpoint']} has no bucket {params['bucket']}")
+        status |= {"role": "primary", "healthy": True, "reasons": []}
+    except MusterError as error:
+        status["reasons"] = [str(error)]
+    return {"recovery_status": status, "primary_region": None, "leader": None, "regions": {}}
+
+
 def run(params: dict[str, Any]) -> dict[str, Any]:
+    if params["endpoint"]:
+        return external(params)
     try:
         stores = Stores.load(params["configuration"])
     except MusterError as error:
@@ -201,8 +236,14 @@ def main() -> None:
         argument_spec={
             **OPTIONS,
             "region": {"type": "str", "required": True},
+            "endpoint": {"type": "str"},
+            "bucket": {"type": "str"},
+            "access_key": {"type": "str", "no_log": False},
+            "secret_key": {"type": "str", "no_log": True},
+            "signing_region": {"type": "str", "default": "us-east-1"},
             "backup_proof": {"type": "path", "default": "/var/lib/muster/object-storage-backup.json"},
         },
+        required_by={"endpoint": ["bucket", "access_key", "secret_key"]},
         supports_check_mode=True,
     )
     module.exit_json(**run(module.params))

@@ -168,9 +168,7 @@ class Rejoin:
     def complete(self) -> int:
         """Have all that is missing sent, until nothing is."""
         limit = self.params["timeout"]
-        found = self.stores.compare(
-            self.primary.host, self.stores.host, recent=5, action="repair", timeout=limit
-        )
+        found = self.stores.compare(self.primary.host, self.stores.host, action="repair", timeout=limit)
         if missing(found):
             left = f"{missing(found)} entries of {self.primary.name}"
             raise MusterError(f"{left} have not arrived in {limit:g} s; run it again")

@@ -79,7 +79,7 @@ class World:
             "weed": "/opt/weed", "identities": "i", "certificate": "c", "private_key": "k", "ca_certificate": "a",
             "read_key": "r", "write_key": "w", "run_directory": str(home / host), "version": "4.48",
             "marker": str(home / host / "fenced.json"), "program": "p", "compare_seconds": 900.0,
-            "compare_recent": 0.0, "compare_timeout": 5.0,
+            "compare_settle": 0.0, "compare_timeout": 5.0,
         }  # fmt: skip
         path = home / host / "muster.json"
         path.write_text(json.dumps(given))

@@ -11,7 +11,11 @@ from typing import Any
 
 import pytest
 from ansible_collections.muster.platform.plugins.module_utils import _s3
-from ansible_collections.muster.platform.plugins.modules import object_storage_bucket, object_storage_verify
+from ansible_collections.muster.platform.plugins.modules import (
+    object_storage_bucket,
+    object_storage_info,
+    object_storage_verify,
+)
 from botocore.exceptions import ClientError
 
 Run = Callable[..., dict[str, Any]]
@@ -226,6 +230,16 @@ def test_check_mode_and_checked_change_nothing(s3: S3, declare: Run) -> None:
     assert declare({"name": "logs"}, check=True)["changed"] is True
     assert declare({"name": "logs"}, state="checked")["changed"] is False
     assert s3.buckets == {}
+
+
+def test_the_status_of_an_endpoint_that_is_there(s3: S3, run_module: Run) -> None:
+    given = {"region": "north", "endpoint": "https://s3.example.com", "bucket": "canary", "access_key": "a"}
+    given["secret_key"] = "quite-secret"
+    told = run_module(object_storage_info, given)["recovery_status"]
+    assert (told["role"], told["reasons"]) == ("unknown", ["https://s3.example.com has no bucket canary"])
+    s3.create_bucket("canary")
+    told = run_module(object_storage_info, given)["recovery_status"]
+    assert (told["role"], told["healthy"], told["lag_seconds"]) == ("primary", True, None)
 
 
 def verify(run_module: Run, **more: Any) -> dict[str, Any]:

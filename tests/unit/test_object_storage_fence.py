@@ -235,3 +235,26 @@ def test_tokens() -> None:
     assert not program.token_is_good(program.token("other"), "key")
     assert not program.token_is_good(program.token("key", seconds=-5), "key")
     assert not program.token_is_good("no token", "key")
+
+
+def repaired(monkeypatch: pytest.MonkeyPatch, *missing: list[str]) -> tuple[dict[str, Any], list[str]]:
+    """What repair makes of comparisons that find this missing, one after the other; and what it sends again."""
+    program = load_program()
+    found = [{"missing": paths, "different": [], "extra": [], "files": 1} for paths in missing]
+    sent: list[str] = []
+    monkeypatch.setattr(program, "compare", lambda *_words: found.pop(0))
+    monkeypatch.setattr(program, "send_again", lambda _site, _source, paths: sent.extend(paths))
+    monkeypatch.setattr(program.time, "sleep", lambda _seconds: None)
+    given = {"region": "north", "host": "n", "regions": {}, "compare_settle": 0, "compare_timeout": 60}
+    return program.repair(program.Site(given), "n", "s"), sent
+
+
+def test_what_is_on_its_way_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    result, sent = repaired(monkeypatch, ["/buckets/b/1"], ["/buckets/b/2"])
+    assert (result["missing"], result["repaired"], sent) == ([], 0, [])
+
+
+def test_what_is_lost_is_sent_until_it_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    lost = "/buckets/b/1"
+    result, sent = repaired(monkeypatch, [lost], [lost, "/buckets/b/2"], [lost], ["/buckets/b/3"])
+    assert (result["missing"], result["repaired"], sent) == ([], 1, [lost])

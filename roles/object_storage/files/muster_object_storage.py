@@ -52,6 +52,7 @@ HEARTBEAT = "/buckets/.muster/heartbeat.json"  # inside: it travels as objects d
 HEADER = b'{"alg":"HS256","typ":"JWT"}'
 TIMEOUT = 3.0
 LOOP = 0.5
+STALE = 30.0  # seconds after which the newest canary says that the copying is behind
 PEERS = 5.0  # seconds between looks at the other regions while open
 WORDS_OF_ROLE = ("primary", "standby")
 
@@ -284,20 +285,29 @@ def send_again(site: Site, source: str, paths: list[str]) -> None:
 
 def repair(site: Site, source: str, target: str, recent: float = 0.0) -> dict[str, Any]:
     """Compare, send again what the target lacks, and go on until nothing is missing."""
-    first = compare(site, source, target, recent)
-    wanted = first["missing"] + first["different"]
-    first["repaired"] = len(wanted)
-    if not wanted:
-        return first
+    found = compare(site, source, target, recent)
+    if found["missing"] or found["different"]:
+        # What is on its way is missing once; what is lost is missing twice.
+        time.sleep(site.given["compare_settle"])
+        again = compare(site, source, target, recent)
+        for kind in ("missing", "different"):
+            again[kind] = [path for path in again[kind] if path in found["missing"] + found["different"]]
+        found = again
+    lost = found["missing"] + found["different"]
+    found["repaired"] = len(lost)
+    if not lost:
+        return found
     # What is newer in the target would be left as it is.
-    for path in first["different"]:
+    for path in found["different"]:
         site.remove(target, path)
-    send_again(site, source, wanted)
+    send_again(site, source, lost)
     deadline = time.monotonic() + site.given["compare_timeout"]
     while True:
         left = compare(site, source, target, recent)
+        for kind in ("missing", "different"):
+            left[kind] = [path for path in left[kind] if path in lost]
         if not left["missing"] + left["different"] or time.monotonic() > deadline:
-            return {**left, "repaired": len(wanted)}
+            return {**left, "repaired": len(lost)}
         time.sleep(1)
 
 
@@ -562,7 +572,9 @@ class Keeper:
             fresh = time.monotonic() - self.compared_at < self.site.given["compare_seconds"]
             if started is None or (key == self.compared_for and fresh):
                 return
-            found = repair(self.site, source, self.site.host, self.site.given["compare_recent"])
+            if not self.beat or time.time() - self.beat["at"] > STALE:
+                return  # it is still catching up, and the lag says so
+            found = repair(self.site, source, self.site.host)
         except (Unknown, KeyError, subprocess.SubprocessError, OSError) as error:
             self.compare_error = str(error)
             return
