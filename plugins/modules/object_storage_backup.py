@@ -1,0 +1,167 @@
+#!/usr/bin/python
+# Copyright: the Muster authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: object_storage_backup
+short_description: Prove that the other region holds a copy of every object and version
+version_added: 0.1.0
+description:
+  - "The backup of an object store is its versions, which object lock keeps, in the other region. This takes
+    one now: a canary written in the primary region must arrive, everything that was there before must be
+    found in the standby region, and some of the files are read from both and compared byte by byte."
+  - What is missing is sent again first.
+options:
+  samples:
+    description: How many files are read from both sides, spread over all of them.
+    type: int
+    default: 20
+  proof:
+    description: File on this host that notes when the copy was proven last.
+    type: path
+    default: /var/lib/muster/object-storage-backup.json
+  timeout:
+    description: Seconds until the copy must be complete.
+    type: float
+    default: 3600
+extends_documentation_fragment:
+  - muster.platform.object_storage
+attributes:
+  check_mode:
+    description: Does nothing.
+    support: full
+author: The Muster authors (@muster-platform)
+"""
+
+EXAMPLES = r"""
+- name: Prove the copy
+  muster.platform.object_storage_backup:
+"""
+
+RETURN = r"""
+proof:
+  description: What was proven.
+  returned: outside check mode
+  type: dict
+  contains:
+    label: {description: "Epoch and time, by which a person finds it again.", type: str}
+    source: {description: Host of the primary region., type: str}
+    target: {description: Host of the region that holds the copy., type: str}
+    files: {description: How many files were found in both., type: int}
+    extra: {description: How many entries only the copy has., type: int}
+    repaired: {description: How many entries had to be sent again., type: int}
+    sampled: {description: How many files were read from both., type: int}
+    sampled_bytes: {description: How much that was., type: int}
+    seconds: {description: How long it took., type: float}
+    proven_at: {description: "When, UTC.", type: str}
+"""
+
+import hashlib
+import json
+import os
+import secrets
+import time
+from datetime import UTC, datetime
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.muster.platform.plugins.module_utils._errors import MusterError
+from ansible_collections.muster.platform.plugins.module_utils._files import write_file
+from ansible_collections.muster.platform.plugins.module_utils._object_storage import (
+    OPTIONS,
+    Region,
+    Stores,
+    missing,
+)
+from ansible_collections.muster.platform.plugins.module_utils._wait import wait_until
+
+
+def both_ends(stores: Stores) -> tuple[Region, Region]:
+    found = stores.survey()
+    primaries = [region for region in found.values() if region.open]
+    if len(primaries) != 1:
+        names = ", ".join(region.name for region in primaries) or "none"
+        raise MusterError(f"one region must be primary for a backup, and there is {names}")
+    copies = [region for region in found.values() if region.told.get("source") == primaries[0].host]
+    copies = [region for region in copies if region.told.get("copying")]
+    if not copies:
+        raise MusterError(f"no region copies from {primaries[0].name}, so there is no backup")
+    return primaries[0], copies[0]
+
+
+def sample(stores: Stores, source: str, target: str, paths: list[str], wanted: int) -> tuple[int, int]:
+    """Read some files from both; how many, and how much."""
+    chosen = paths[:: max(1, len(paths) // max(1, wanted))][:wanted]
+    size = 0
+    for path in chosen:
+        ours, theirs = stores.get(source, path), stores.get(target, path)
+        if ours is None:
+            continue  # removed meanwhile
+        if theirs is None or hashlib.sha256(ours).digest() != hashlib.sha256(theirs).digest():
+            raise MusterError(f"{path} is not the same in {source} and {target}")
+        size += len(ours)
+    return len(chosen), size
+
+
+def prove(stores: Stores, params: dict[str, Any]) -> dict[str, Any]:
+    began = time.monotonic()
+    primary, copy = both_ends(stores)
+    path, body = "/buckets/.muster/backup.json", json.dumps({"nonce": secrets.token_hex(8)}).encode()
+    stores.put(primary.host, path, body)
+    what = f"a canary from {primary.name} to arrive in {copy.name}"
+    wait_until(lambda: stores.get(copy.host, path) == body, what, params["timeout"], 0.2)
+    # What was written since is not part of this backup, and may be on its way.
+    recent = time.monotonic() - began + 1
+    limit = params["timeout"]
+    found = stores.compare(primary.host, copy.host, recent=recent, action="repair", timeout=limit)
+    if missing(found):
+        raise MusterError(
+            f"{copy.name} lacks {missing(found)} entries of {primary.name}: there is no whole backup"
+        )
+    files = stores.files(copy.host, "/buckets", most=10 * params["samples"])
+    sampled, size = sample(stores, primary.host, copy.host, files, params["samples"])
+    at = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return {
+        "label": f"{primary.epoch}-{at}",
+        "source": primary.host,
+        "target": copy.host,
+        "files": found["files"],
+        "extra": len(found["extra"]),
+        "repaired": found["repaired"],
+        "sampled": sampled,
+        "sampled_bytes": size,
+        "seconds": round(time.monotonic() - began, 3),
+        "proven_at": at,
+    }
+
+
+def run(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
+    stores = Stores.load(params["configuration"])
+    if check_mode:
+        return {"changed": True}
+    proof = prove(stores, params)
+    os.makedirs(os.path.dirname(params["proof"]), exist_ok=True)
+    write_file(params["proof"], json.dumps(proof) + "\n", 0o644)
+    return {"changed": True, "proof": proof}
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            **OPTIONS,
+            "samples": {"type": "int", "default": 20},
+            "proof": {"type": "path", "default": "/var/lib/muster/object-storage-backup.json"},
+            "timeout": {"type": "float", "default": 3600},
+        },
+        supports_check_mode=True,
+    )
+    try:
+        module.exit_json(**run(module.params, module.check_mode))
+    except MusterError as error:
+        module.fail_json(msg=str(error))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,204 @@
+#!/usr/bin/python
+# Copyright: the Muster authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: object_storage_rejoin
+short_description: Bring a fenced side of the object store back as a standby, after saving what only it has
+version_added: 0.1.0
+description:
+  - Starts the storage server alone, without a gateway, and compares it with the primary region. What the
+    primary lacks, or holds differently, is written to O(save_directory) with a list, and only then removed.
+  - Then the region follows the primary, and what it lacks is sent until a comparison finds nothing missing.
+  - An object that the new primary removed after the failover counts as one that only this side had. It is
+    saved too.
+  - When it was interrupted, run it again.
+options:
+  save_directory:
+    description: Where the objects are kept, in a folder named after the moment of the fence.
+    type: path
+    default: /var/lib/muster/diverged
+  timeout:
+    description: Seconds that the storage server may take to start, and the copying to be complete, each.
+    type: float
+    default: 3600
+extends_documentation_fragment:
+  - muster.platform.object_storage
+attributes:
+  check_mode:
+    description: Refuses as the real run would, and changes nothing.
+    support: full
+author: The Muster authors (@muster-platform)
+"""
+
+EXAMPLES = r"""
+- name: Bring it back
+  muster.platform.object_storage_rejoin:
+"""
+
+RETURN = r"""
+saved:
+  description: What only this side had.
+  returned: outside check mode
+  type: dict
+  contains:
+    directory: {description: "Where it is; null when there was nothing.", type: str}
+    objects: {description: How many files were saved., type: int}
+    bytes: {description: How much that is., type: int}
+    list: {description: "File with a JSON object a line: path, bytes and sha256.", type: str}
+compared:
+  description: How many files of the primary were found to be here too.
+  returned: outside check mode
+  type: int
+"""
+
+import hashlib
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.muster.platform.plugins.module_utils._errors import MusterError
+from ansible_collections.muster.platform.plugins.module_utils._files import write_file
+from ansible_collections.muster.platform.plugins.module_utils._object_fence import KEEPER, SERVER, ObjectFence
+from ansible_collections.muster.platform.plugins.module_utils._object_storage import (
+    OPTIONS,
+    Region,
+    Stores,
+    missing,
+    other_region,
+)
+from ansible_collections.muster.platform.plugins.module_utils._systemd import systemctl
+from ansible_collections.muster.platform.plugins.module_utils._wait import wait_until
+
+STATE = "/muster/region.json"
+OWN = "/buckets/.muster"  # canaries
+
+
+def primary_of(stores: Stores) -> Region:
+    name = other_region(stores, "bringing a region back")
+    found = stores.ask(name)
+    if found.role != "primary" or not found.open:
+        raise MusterError(f"refused: region {name} is not primary and open ({found.trouble or found.role})")
+    return found
+
+
+class Rejoin:
+    def __init__(self, stores: Stores, params: dict[str, Any]) -> None:
+        self.stores = stores
+        self.params = params
+        self.fence = ObjectFence(stores.given)
+        self.primary = primary_of(stores)
+        note = self.fence.marked()
+        if note is None:
+            raise MusterError(
+                f"refused: {stores.host} is not fenced, so it may take writes while it is looked at"
+            )
+        stamp = re.sub(r"[^0-9TZ]", "", note.get("fenced_at", "unknown").split(".")[0])
+        self.directory = Path(params["save_directory"]) / f"object_storage-{stamp or 'unknown'}"
+
+    def serve_alone(self) -> None:
+        """The storage server without what would open a gateway."""
+        systemctl("unmask", SERVER)
+        systemctl("start", SERVER)
+
+        def answers() -> bool:
+            self.stores.get(self.stores.host, STATE)
+            return True
+
+        wait_until(answers, "the storage server to answer", self.params["timeout"], 0.5)
+
+    def only_here(self) -> list[str]:
+        found = self.stores.compare(self.stores.host, self.primary.host, timeout=self.params["timeout"])
+        return [path for path in found["missing"] + found["different"] if not path.startswith(OWN)]
+
+    def save(self, paths: list[str]) -> dict[str, Any]:
+        """Keep the files, with a list; directories have nothing of their own."""
+        lines, size = [], 0
+        for path in paths:
+            body = self.stores.get(self.stores.host, path)
+            kept = self.directory / "objects" / path.removeprefix("/buckets/")
+            if body is None or self.is_directory(path):
+                continue
+            kept.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            kept.write_bytes(body)
+            size += len(body)
+            lines.append({"path": path, "bytes": len(body), "sha256": hashlib.sha256(body).hexdigest()})
+        if not lines:
+            return {"directory": None, "objects": 0, "bytes": 0, "list": None}
+        listed = self.directory / "objects.jsonl"
+        write_file(listed, "".join(json.dumps(line) + "\n" for line in lines), 0o600)
+        os.sync()
+        return {"directory": str(self.directory), "objects": len(lines), "bytes": size, "list": str(listed)}
+
+    def is_directory(self, path: str) -> bool:
+        return self.stores.is_directory(self.stores.host, path)
+
+    def forget(self, paths: list[str]) -> None:
+        """Remove it here. All versions of an object go, so that the copy brings one story, not two mixed."""
+        roots = {re.sub(r"(\.versions)/.*$", r"\1", path) for path in paths}
+        for root in sorted(roots):
+            self.stores.remove(self.stores.host, root)
+
+    def follow(self) -> None:
+        state = {
+            "role": "standby",
+            "primary": self.primary.name,
+            "epoch": self.primary.epoch,
+            "move": None,
+            "by": "reprotect",
+            "region": self.stores.region,
+        }
+        self.stores.put(self.stores.host, STATE, json.dumps(state).encode())
+        self.fence.take_down()
+        systemctl("start", KEEPER)
+
+        def copies() -> bool:
+            found = self.stores.ask(self.stores.region)
+            if not found.known:
+                raise MusterError(found.trouble)
+            return bool(found.told["copying"])
+
+        wait_until(copies, "the copying to start", self.params["timeout"], 0.3)
+
+    def complete(self) -> int:
+        """Have all that is missing sent, until nothing is."""
+        limit = self.params["timeout"]
+        found = self.stores.compare(self.primary.host, self.stores.host, action="repair", timeout=limit)
+        if missing(found):
+            left = f"{missing(found)} entries of {self.primary.name}"
+            raise MusterError(f"{left} have not arrived in {limit:g} s; run it again")
+        return int(found["files"])
+
+    def run(self) -> dict[str, Any]:
+        self.serve_alone()
+        paths = self.only_here()
+        saved = self.save(paths)
+        self.forget(paths)
+        self.follow()
+        return {"changed": True, "saved": saved, "compared": self.complete()}
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            **OPTIONS,
+            "save_directory": {"type": "path", "default": "/var/lib/muster/diverged"},
+            "timeout": {"type": "float", "default": 3600},
+        },
+        supports_check_mode=True,
+    )
+    try:
+        work = Rejoin(Stores.load(module.params["configuration"]), module.params)
+        result = {"changed": True} if module.check_mode else work.run()
+    except MusterError as error:
+        module.fail_json(msg=str(error))
+    module.exit_json(**result)
+
+
+if __name__ == "__main__":
+    main()
