@@ -105,13 +105,17 @@ def valkey_acl_problems(users: Any) -> list[str]:
     return found + [f"user {name} is declared twice" for name in twice]
 
 
-def valkey_acl_file(users: Sequence[Mapping[str, Any]]) -> str:
-    """The file of users. Passwords are hashed, so that none has to be quoted, or is lying about."""
+def valkey_acl_file(users: Sequence[Mapping[str, Any]], passwords: bool = True) -> str:
+    """The file of users. Passwords are hashed, so that none has to be quoted, or is lying about.
+
+    Without them it may be shown, as the reason why Valkey refuses it.
+    """
     lines = ["user default off sanitize-payload resetchannels -@all"]
     for user in users:
         digest = hashlib.sha256(str(user["password"]).encode()).hexdigest()
         rules = " ".join(str(user["rules"]).split())
-        lines.append(f"user {user['name']} on sanitize-payload resetchannels #{digest} {rules}")
+        login = f"on sanitize-payload resetchannels #{digest}" if passwords else "off resetchannels"
+        lines.append(f"user {user['name']} {login} {rules}")
     return "\n".join(lines) + "\n"
 
 

@@ -9,7 +9,7 @@ is what the guard of the other region asks when its hosts come back.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
@@ -31,6 +31,7 @@ from ansible_collections.muster.platform.plugins.module_utils._valkey import (
 from ansible_collections.muster.platform.plugins.module_utils._wait import wait_until
 
 POLL = 0.02
+PATIENT = 3.0  # seconds for a host, once the region takes writes
 
 
 @dataclass
@@ -144,8 +145,9 @@ class Promotion:
             return {"changed": False, "situation": situation}
         changed = situation == "start"
         with self.phases("promote: the rest of the region"):
-            if situation == "resume":
-                changed |= self.watch(world, primary.host)
+            # Again, with more time: one that was slow before must not stay without.
+            self.access = replace(self.access, timeout=PATIENT)
+            changed |= self.watch(world, primary.host)
             hosts = [server.host for server in world.of(self.target) if server.error is None]
             changed |= any(in_parallel([partial(self.join, host, primary.host) for host in hosts]))
             after = Survey(self.regions, self.access).server(primary.host, self.target)

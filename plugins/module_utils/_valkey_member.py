@@ -59,7 +59,10 @@ class Member:
         server, watch = world.servers[self.host], world.watches[self.host]
         if self.place.upstream() is None or server.error or watch.error:
             return "start", []
-        waiting = self.pending()
+        try:
+            waiting = self.pending()
+        except MusterError:
+            return "start", []  # it went away just now
         if waiting or self.misplaced(world):
             return "settle", waiting
         return "none", []

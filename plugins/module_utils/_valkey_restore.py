@@ -97,7 +97,7 @@ def isolated(params: Params, check: bool) -> dict[str, Any]:
         "taken_at": proof["taken_at"],
         "proven_at": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         "host": params["host"],
-        "keys": keys,
+        "key_count": keys,
         "keys_expired": expired,
         "bytes": (directory / "dump.rdb").stat().st_size,
         "seconds": round(time.monotonic() - began, 3),

@@ -80,7 +80,7 @@ EXAMPLES = r"""
 RETURN = r"""
 restored:
   description:
-    - "What was restored: C(backup), C(taken_at) and C(proven_at) (UTC), C(host), C(keys), C(bytes) and
+    - "What was restored: C(backup), C(taken_at) and C(proven_at) (UTC), C(host), C(key_count), C(bytes) and
       C(seconds)."
   returned: for O(step=isolated)
   type: dict

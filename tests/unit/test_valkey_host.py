@@ -466,6 +466,8 @@ def test_the_file_of_users_holds_no_password() -> None:
         "user default off sanitize-payload resetchannels -@all",
         f"user a on sanitize-payload resetchannels #{digest} ~* +@all",
     ]
+    shown = filters.valkey_acl_file([{"name": "a", "password": "p", "rules": "~* +@all"}], passwords=False)
+    assert shown.splitlines()[1] == "user a off resetchannels ~* +@all"
 
 
 def test_words_of_the_configuration_are_quoted() -> None:
@@ -542,7 +544,7 @@ def test_a_backup_is_read_back(run_module: Run, tmp_path: Path, read: None) -> N
     assert b"an RDB" not in (tmp_path / "valkey-20261126T010000Z.rdb.enc").read_bytes()
     assert run_module(valkey_restore, arguments, check=True)["changed"] is True
     found = run_module(valkey_restore, arguments)["restored"]
-    assert (found["keys"], found["taken_at"]) == (7, "2026-11-26T01:00:00Z")
+    assert (found["key_count"], found["taken_at"]) == (7, "2026-11-26T01:00:00Z")
     assert json.loads((tmp_path / "proof" / "restore.json").read_text())["proven_at"] == found["proven_at"]
     again = run_module(valkey_restore, arguments)
     assert again["msg"] == f"{tmp_path / 'restored'} is not empty: nothing was restored"

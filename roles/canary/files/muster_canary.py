@@ -15,6 +15,7 @@ import argparse
 import contextlib
 import csv
 import gzip
+import importlib
 import ipaddress
 import itertools
 import json
@@ -34,8 +35,15 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Protocol
 
-import psycopg2
-import psycopg2.extensions
+try:
+    import psycopg2
+    import psycopg2.extensions
+except ImportError:
+    psycopg2 = None  # type: ignore[assignment]  # a store of type postgresql needs it, and no other
+
+# What speaks to the other types of stores lies beside this file, and imports it by its name.
+sys.modules.setdefault("muster_canary", sys.modules[__name__])
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
 COLUMNS = "store,sequence,sent_at,acknowledged_at,endpoint,answer"
 CURRENT = "ledger.csv"
@@ -48,6 +56,7 @@ PRUNE_EVERY = 3600.0
 PRUNE_BATCH = 2000
 PRUNE_BATCHES = 100
 RESOLVE_EVERY = 10.0
+NUMBERS_BEGIN = 1_767_225_600.0  # 2026-01-01
 NAME = re.compile(r"^[A-Za-z0-9_.:-]{1,63}$")
 
 
@@ -93,6 +102,7 @@ class Endpoint:
     name: str
     host: str
     port: int
+    region: str = ""
 
 
 @dataclass(frozen=True)
@@ -106,6 +116,7 @@ class StoreConfig:
     user: str
     password: str = field(repr=False)
     ca: str = ""
+    options: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -147,14 +158,19 @@ def read_config(path: str) -> Config:
 
 
 def read_store(entry: dict[str, Any]) -> StoreConfig:
+    kind = str(entry["type"])
     return StoreConfig(
         name=str(entry["name"]),
-        type=str(entry["type"]),
-        endpoints=[Endpoint(str(e["name"]), str(e["host"]), int(e["port"])) for e in entry["endpoints"]],
-        database=str(entry["database"]),
+        type=kind,
+        endpoints=[
+            Endpoint(str(e["name"]), str(e["host"]), int(e["port"]), str(e.get("region") or ""))
+            for e in entry["endpoints"]
+        ],
+        database=str(entry["database"]) if kind == "postgresql" else "",
         user=str(entry["user"]),
         password=str(entry["password"]),
         ca=str(entry.get("ca", "")),
+        options={name: str(entry[name]) for name in OPTIONS.get(kind, ())},
     )
 
 
@@ -168,12 +184,14 @@ def check_config(config: Config) -> None:
     if len(set(names)) != len(names):
         raise ConfigError("two stores have the same name")
     for store in config.stores:
-        if store.type not in STORE_TYPES:
+        if store.type not in OPTIONS:
             raise ConfigError(f"store {store.name}: unknown type {store.type}")
+        if store.type == "postgresql" and psycopg2 is None:
+            raise ConfigError(f"store {store.name}: python3-psycopg2 is not installed")
         paths = [endpoint.name for endpoint in store.endpoints]
         if not paths or len(set(paths)) != len(paths):
             raise ConfigError(f"store {store.name}: each endpoint needs a name of its own")
-        names += paths
+        names += [*paths, *(endpoint.region for endpoint in store.endpoints if endpoint.region)]
     for name in [*names, *config.hosts.values(), *config.regions, *config.regions.values()]:
         if not NAME.match(name):
             raise ConfigError(f"{name!r} cannot be a name in the ledger")
@@ -397,6 +415,35 @@ class Session(Protocol):
         """Drop the connection."""
 
 
+class Store:
+    """One store behind its endpoints."""
+
+    prune_every = PRUNE_EVERY
+
+    def __init__(self, config: StoreConfig, whole: Config, counter: Counter, stop: Stop) -> None:
+        self.config = config
+        self.hosts = whole.hosts
+        self.regions = whole.regions
+        self.keep_seconds = whole.ledger_days * 86400
+        self.counter = counter
+        self.stop = stop
+        self.routes = [Route(endpoint) for endpoint in config.endpoints]
+        self.remarks: dict[str, str] = {}
+        self.next_prune = time.monotonic() + 60
+
+    def session(self, route: Route) -> Session:
+        raise NotImplementedError
+
+    def prune(self, below: int) -> int:
+        """Remove the numbers that the ledger no longer covers; how many."""
+        raise NotImplementedError
+
+    def remark(self, endpoint: str, error: object) -> None:
+        """Keep the first line of what the server or library said, for the journal."""
+        text = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        self.remarks[endpoint] = text.replace(self.config.password, "***") if self.config.password else text
+
+
 class PostgresqlSession:
     """Writes through one endpoint of a PostgreSQL."""
 
@@ -537,17 +584,8 @@ class PostgresqlSession:
         self.connection = None
 
 
-class PostgresqlStore:
+class PostgresqlStore(Store):
     """A PostgreSQL behind one endpoint per region."""
-
-    def __init__(self, config: StoreConfig, whole: Config, counter: Counter, stop: Stop) -> None:
-        self.config = config
-        self.hosts = whole.hosts
-        self.regions = whole.regions
-        self.counter = counter
-        self.stop = stop
-        self.routes = [Route(endpoint) for endpoint in config.endpoints]
-        self.remarks: dict[str, str] = {}
 
     def session(self, route: Route) -> PostgresqlSession:
         return PostgresqlSession(self, route)
@@ -557,11 +595,6 @@ class PostgresqlStore:
         region = self.regions.get(host, "unknown")
         return f"host={host} region={region} timeline={int(timeline, 16)}"
 
-    def remark(self, endpoint: str, error: psycopg2.Error) -> None:
-        """Keep the first line of what the server or library said, for the journal."""
-        text = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        self.remarks[endpoint] = text.replace(self.config.password, "***") if self.config.password else text
-
     def prune(self, below: int) -> int:
         for route in self.routes:
             with contextlib.suppress(NoAnswer):
@@ -569,7 +602,22 @@ class PostgresqlStore:
         return 0
 
 
-STORE_TYPES = {"postgresql": PostgresqlStore}
+# The types of stores, and what else the configuration says of each.
+OPTIONS = {
+    "postgresql": (),
+    "valkey": (),
+    "rabbitmq": ("vhost", "exchange", "routing_key", "state_port"),
+    "object_storage": ("bucket", "signing_region", "keep_seconds"),
+}
+
+
+def store_class(kind: str) -> type[Store]:
+    """What writes to a type of store; nothing is loaded for those that are not configured."""
+    if kind == "postgresql":
+        return PostgresqlStore
+    found: type[Store] = importlib.import_module(f"muster_canary_{kind}").STORE
+    return found
+
 
 # Errors of a connection that is being opened carry no SQLSTATE: known by their words, in this order.
 REASONS = (
@@ -647,9 +695,7 @@ class Route:
 class Writer(threading.Thread):
     """Writes through one endpoint, on schedule, through any outage."""
 
-    def __init__(
-        self, store: PostgresqlStore, route: Route, ledger: Ledger, interval: float, first: float
-    ) -> None:
+    def __init__(self, store: Store, route: Route, ledger: Ledger, interval: float, first: float) -> None:
         super().__init__(name=f"{store.config.name} {route.endpoint.name}", daemon=True)
         self.store = store
         self.route = route
@@ -717,14 +763,13 @@ class Writer(threading.Thread):
 
 
 class Housekeeper(threading.Thread):
-    """What may be slow and must not hold up a writer: names, old files, old table rows."""
+    """What may be slow and must not hold up a writer: names, old files, old numbers in the stores."""
 
-    def __init__(self, stores: list[PostgresqlStore], ledger: Ledger, stop: Stop) -> None:
+    def __init__(self, stores: list[Store], ledger: Ledger, stop: Stop) -> None:
         super().__init__(name="housekeeper", daemon=True)
         self.stores = stores
         self.ledger = ledger
         self.stop = stop
-        self.next_prune = time.monotonic() + 60
 
     def run(self) -> None:
         while not self.stop.wait(RESOLVE_EVERY):
@@ -734,9 +779,7 @@ class Housekeeper(threading.Thread):
             try:
                 self.ledger.compress()
                 self.ledger.expire(time.time())
-                if time.monotonic() >= self.next_prune:
-                    self.next_prune = time.monotonic() + PRUNE_EVERY
-                    self.prune()
+                self.prune()
             except OSError as error:
                 say(f"ledger: cannot tidy {self.ledger.directory}: {error.strerror}")
             except Stopping:
@@ -744,9 +787,12 @@ class Housekeeper(threading.Thread):
 
     def prune(self) -> None:
         for store in self.stores:
+            if time.monotonic() < store.next_prune:
+                continue
+            store.next_prune = time.monotonic() + store.prune_every
             first = self.ledger.first_sequence(store.config.name)
             if first is not None and (removed := store.prune(first)):
-                say(f"{store.config.name}: removed {removed} rows below {first} from the table")
+                say(f"{store.config.name}: removed {removed} numbers below {first}")
 
 
 class Flusher(threading.Thread):
@@ -794,17 +840,26 @@ def watch(writers: list[Writer], others: list[threading.Thread], stop: Stop) -> 
             raise RuntimeError("a thread of the canary has ended")
 
 
+def first_number(kind: str) -> int:
+    """Where a store's numbers begin when the ledger has none.
+
+    PostgreSQL refuses a number that it has already. The others would take it again, and a lost write
+    with a number of before would seem to be there: so they begin above all that an earlier ledger had.
+    """
+    return 0 if kind == "postgresql" else int((time.time() - NUMBERS_BEGIN) * 1000)
+
+
 def run(config: Config) -> None:
     stop = Stop()
     for name in (signal.SIGTERM, signal.SIGINT):
         signal.signal(name, lambda _number, _frame: stop.set())
     ledger = Ledger(config.directory, config.ledger_days)
     last = ledger.last_sequences()
-    stores = []
+    stores: list[Store] = []
     writers = []
     for entry in config.stores:
-        counter = Counter(last[entry.name] + RESTART_GAP if entry.name in last else 0)
-        store = STORE_TYPES[entry.type](entry, config, counter, stop)
+        counter = Counter(last[entry.name] + RESTART_GAP if entry.name in last else first_number(entry.type))
+        store = store_class(entry.type)(entry, config, counter, stop)
         stores.append(store)
         for number, route in enumerate(store.routes):
             route.resolve()

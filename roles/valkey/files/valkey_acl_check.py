@@ -6,11 +6,12 @@
 A server of its own, which only this user can reach, is started on the file. Ends 0 when it took it, else 1
 with what it said.
 
-usage: valkey_acl_check.py FILE
+usage: valkey_acl_check.py FILE OWN     where the first OWN lines are not valkey_users
 """
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import tempfile
@@ -20,7 +21,13 @@ from pathlib import Path
 SECONDS = 10.0
 
 
-def main(path: str) -> int:
+def reason(last: str, own: int) -> str:
+    """What it said of a line, by the user's place in the list: what is in the line may be a secret."""
+    found = re.search(r":(\d+): (?:Error in applying operation '.*': )?(.*?)(?: WARNING: .*)?$", last)
+    return f"valkey_users, entry {int(found[1]) - own}: {found[2]}" if found else last
+
+
+def main(path: str, own: int) -> int:
     with tempfile.TemporaryDirectory(prefix="muster-valkey-") as room:
         socket = Path(room) / "socket"
         words = ["--port", "0", "--unixsocket", str(socket), "--dir", room, "--save", "", "--aclfile", path]
@@ -38,9 +45,9 @@ def main(path: str) -> int:
         if ready:
             return 0
     last = said[-1].strip() if said else "valkey-server said nothing"
-    print(last.split("ACL errors: ")[-1].split(" WARNING: ")[0], file=sys.stderr)
+    print(reason(last, own), file=sys.stderr)
     return 1
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))
+    sys.exit(main(sys.argv[1], int(sys.argv[2])))

@@ -1,0 +1,239 @@
+# Copyright: the Muster authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Stores for the canary, as far as it speaks with them: over real TLS, on this machine."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import socket
+import ssl
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from pika import frame, spec
+
+
+class Peer:
+    """One accepted connection, read by pieces."""
+
+    def __init__(self, channel: ssl.SSLSocket) -> None:
+        self.channel = channel
+        self.stream = channel.makefile("rb")
+
+    def line(self) -> bytes:
+        found = self.stream.readline()
+        if not found:
+            raise ConnectionError
+        return found[:-2]
+
+    def exactly(self, count: int) -> bytes:
+        found = self.stream.read(count)
+        if len(found) < count:
+            raise ConnectionError
+        return found
+
+
+class Server:
+    """A TLS server; each connection is served by a thread of its own until it ends."""
+
+    def __init__(self, pki: Path) -> None:
+        self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self.context.load_cert_chain(pki / "member.crt", pki / "member.key")
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self.listener.getsockname()[1]
+        self.open: list[socket.socket] = []
+        self.silent = False
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                channel, _address = self.listener.accept()
+            except OSError:
+                return
+            self.open.append(channel)
+            threading.Thread(target=self._serve, args=(channel,), daemon=True).start()
+
+    def _serve(self, plain: socket.socket) -> None:
+        try:
+            with self.context.wrap_socket(plain, server_side=True) as channel:
+                self.open.append(channel)
+                self.talk(Peer(channel))
+        except (OSError, ValueError):
+            return
+
+    def talk(self, peer: Peer) -> None:
+        raise NotImplementedError
+
+    def hang_up(self) -> None:
+        for channel in self.open:
+            try:
+                socket.socket.shutdown(channel, socket.SHUT_RDWR)
+            except OSError:
+                continue
+        self.open = []
+
+    def stop(self) -> None:
+        # Closing alone leaves it open to whoever waits in it.
+        self.listener.shutdown(socket.SHUT_RDWR)
+        self.listener.close()
+        self.hang_up()
+
+
+class Valkey(Server):
+    """A server that knows the canary's script, and what it does."""
+
+    def __init__(self, pki: Path) -> None:
+        super().__init__(pki)
+        self.line = "a" * 40
+        self.state: dict[str, str] = {}
+        self.bits: dict[str, set[int]] = {}
+        self.expire: dict[str, int] = {}
+        self.scripts: set[str] = set()
+        self.error = ""
+        self.password = "very-secret"
+
+    def talk(self, peer: Peer) -> None:
+        while True:
+            count = int(peer.line()[1:])
+            words = []
+            for _word in range(count):
+                length = int(peer.line()[1:])
+                words.append(peer.exactly(length + 2)[:-2].decode())
+            if self.silent:
+                continue
+            peer.channel.sendall(self.answer(words))
+
+    def answer(self, words: list[str]) -> bytes:
+        if words[0] == "AUTH":
+            good = words[2] == self.password
+            return b"+OK\r\n" if good else b"-WRONGPASS invalid username-password pair\r\n"
+        if self.error:
+            return f"-{self.error}\r\n".encode()
+        name, script, keys, state, block, bit, seconds = words
+        assert (keys, state) == ("2", "{muster:canary}:state")
+        if name == "EVAL":
+            self.scripts.add(hashlib.sha1(script.encode()).hexdigest())
+        elif script not in self.scripts:
+            return b"-NOSCRIPT No matching script.\r\n"
+        self.bits.setdefault(block, set()).add(int(bit))
+        self.expire[block] = int(seconds)
+        if self.state.get("line") != self.line:
+            self.state = {"line": self.line, "timeline": str(int(self.state.get("timeline", 0)) + 1)}
+        timeline = self.state["timeline"]
+        return f"${len(timeline)}\r\n{timeline}\r\n".encode()
+
+
+class Gate(Server):
+    """What tells a RabbitMQ region's role."""
+
+    def __init__(self, pki: Path) -> None:
+        super().__init__(pki)
+        self.found: Any = {"role": "primary", "epoch": 4, "region": "north", "open": True}
+
+    def talk(self, peer: Peer) -> None:
+        while peer.line():
+            continue
+        body = json.dumps(self.found).encode()
+        peer.channel.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
+
+
+class Rabbitmq(Server):
+    """A broker with one queue; C(answer) says what becomes of a published message."""
+
+    def __init__(self, pki: Path) -> None:
+        super().__init__(pki)
+        self.messages: list[tuple[str, int]] = []
+        self.answer: Callable[[int], list[Any]] = lambda tag: [spec.Basic.Ack(tag)]
+        self.refuse: Any = None
+
+    def talk(self, peer: Peer) -> None:
+        assert peer.exactly(8) == b"AMQP\0\0\x09\x01"
+        self.send(peer, 0, spec.Connection.Start(mechanisms="PLAIN", locales="en_US", server_properties={}))
+        assert self.method(peer).response == b"\0muster_canary\0very-secret"
+        self.send(peer, 0, spec.Connection.Tune(100, 131072, 60))
+        assert self.method(peer).heartbeat == 0
+        assert self.method(peer).virtual_host == "muster"
+        if self.refuse:
+            self.send(peer, 0, self.refuse)
+            return
+        self.send(peer, 0, spec.Connection.OpenOk())
+        self.method(peer)
+        self.send(peer, 1, spec.Channel.OpenOk())
+        self.method(peer)
+        self.send(peer, 1, spec.Confirm.SelectOk())
+        for tag in range(1, 1_000_000):
+            self.publish(peer, tag)
+
+    def publish(self, peer: Peer, tag: int) -> None:
+        publish = self.method(peer)
+        assert (publish.exchange, publish.routing_key, publish.mandatory) == ("muster.canary", "canary", True)
+        properties = self.frame(peer).properties
+        body = self.frame(peer).fragment
+        assert body.decode() == properties.message_id
+        self.messages.append((properties.message_id, properties.delivery_mode))
+        if not self.silent:
+            for method in self.answer(tag):
+                self.send(peer, 1 if not isinstance(method, spec.Connection.Close) else 0, method)
+
+    def frame(self, peer: Peer) -> Any:
+        head = peer.exactly(7)
+        return frame.decode_frame(head + peer.exactly(int.from_bytes(head[3:7], "big") + 1))[1]
+
+    def method(self, peer: Peer) -> Any:
+        return self.frame(peer).method
+
+    def send(self, peer: Peer, channel: int, method: Any) -> None:
+        peer.channel.sendall(frame.Method(channel, method).marshal())
+
+
+class Objects(Server):
+    """An S3 that keeps objects with the time of their writing."""
+
+    def __init__(self, pki: Path) -> None:
+        super().__init__(pki)
+        self.objects: dict[str, tuple[bytes, str]] = {}
+        self.error: tuple[int, bytes] | None = None
+        self.requests: list[tuple[str, str, dict[str, str], bytes]] = []
+        self.now = "2026-11-21T10:00:00.000Z"
+
+    def talk(self, peer: Peer) -> None:
+        while True:
+            method, path, _version = peer.line().decode().split(" ")
+            headers = {}
+            while line := peer.line():
+                name, _colon, value = line.decode().partition(": ")
+                headers[name.lower()] = value
+            body = peer.exactly(int(headers.get("content-length", "0")))
+            self.requests.append((method, path, headers, body))
+            if self.silent:
+                continue
+            status, answer = self.error or self.answer(method, path, body)
+            peer.channel.sendall(
+                b"HTTP/1.1 %d X\r\nContent-Length: %d\r\n\r\n%s" % (status, len(answer), answer)
+            )
+
+    def answer(self, method: str, path: str, body: bytes) -> tuple[int, bytes]:
+        found = re.fullmatch(r"/muster-canary(?:/([^?]+))?(?:\?(.*))?", path)
+        assert found
+        key, query = found[1], found[2]
+        if method == "PUT":
+            self.objects[key] = (body, self.now)
+            return 200, b""
+        if method == "POST" and query == "delete=":
+            for name in re.findall(rb"<Key>([^<]+)</Key>", body):
+                self.objects.pop(name.decode(), None)
+            return 200, b"<DeleteResult/>"
+        if query:
+            assert query == "list-type=2&prefix=canary%2F"
+            names = sorted(name for name in self.objects if name.startswith("canary/"))[:1000]
+            entries = "".join(
+                f"<Contents><Key>{name}</Key><LastModified>{self.objects[name][1]}</LastModified></Contents>"
+                for name in names
+            )
+            return 200, f"<ListBucketResult>{entries}</ListBucketResult>".encode()
+        return (200, self.objects[key][0]) if key in self.objects else (404, b"<Code>NoSuchKey</Code>")
