@@ -58,8 +58,8 @@ class ActionModule(ActionBase):
         rows = []
         for host in variables["groups"].get(store, []):
             facts = variables["hostvars"][host]
-            status = facts.get("recovery_status")
-            if not status or status.get("store") != store:
+            status = (facts.get("recovery_statuses") or {}).get(store)
+            if not status:
                 rows.append(silent(store, region(facts["group_names"]), host))
                 continue
             rows.append({**status, "host": host})

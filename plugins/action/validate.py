@@ -13,11 +13,12 @@ from ansible.errors import AnsibleError
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible.plugins.action import ActionBase
 from ansible.utils.collection_loader._collection_finder import _get_collection_role_path
+from ansible_collections.muster.platform.plugins.filter.topology import store_roles, stores
 from ansible_collections.muster.platform.plugins.module_utils import _inventory, _lease
 
 COLLECTION = "muster.platform"
 # Which role a group's hosts get from site.yml; base and certificates go to all.
-GROUP_ROLES = ("etcd", "postgresql", "backup_repository", "haproxy", "canary")
+GROUP_ROLES = ("etcd", *store_roles(), "backup_repository", "haproxy", "canary")
 # Which role, and which of its entry points, the hosts of some groups get when a switch is on.
 OPTIONAL_ROLES = (
     ("dr_autofailover", ("autofailover", "main"), ("witnesses", "postgresql")),
@@ -27,7 +28,6 @@ OPTIONAL_ROLES = (
 )
 LOCAL = ("localhost", "127.0.0.1")
 LOCAL_CONNECTIONS = ("local", "ansible.builtin.local")
-STORES = ("postgresql",)
 
 
 def role_spec(role: str, entry_point: str = "main") -> dict[str, Any]:
@@ -82,6 +82,16 @@ def roles_of(host: str, groups: Mapping[str, Any], settings: Mapping[str, Any]) 
     return found
 
 
+def check_leased(found: list[str], settings: Mapping[str, Any]) -> Iterator[str]:
+    """The agents stop PostgreSQL when their word ends, and nothing else: another store would go on writing."""
+    others = [store for store in found if store != "postgresql"]
+    if others and str(settings.get("dr_autofailover") or "").lower() in ("true", "yes", "1"):
+        yield (
+            f"dr_autofailover is on, but only PostgreSQL fences itself so far: turn it off, or take "
+            f"{', '.join(others)} out of the inventory"
+        )
+
+
 def check_localhost(groups: Mapping[str, Any], hostvars: Mapping[str, Any]) -> Iterator[str]:
     """Plays over this machine run on it, not over ssh to it; by itself only a localhost not listed does."""
     for host in groups["all"]:
@@ -111,11 +121,12 @@ class ActionModule(ActionBase):
             *_inventory.check_first_region(groups, settings.get("dr_initial_primary_region")),
             *_inventory.check_target(groups, settings.get("dr_target_region")),
             *_inventory.check_objectives(
-                settings.get("dr_objectives"), [s for s in STORES if groups.get(s)], self._timers(settings)
+                settings.get("dr_objectives"), stores(groups), self._timers(settings)
             ),
             *_inventory.check_gates(settings),
             *_inventory.check_drill_timer(groups, settings),
             *_lease.check_autofailover(groups, settings, defaults_of(role_spec("autofailover"))),
+            *check_leased(stores(groups), settings),
             *check_localhost(groups, variables["hostvars"]),
         ]
         if not problems:

@@ -5,6 +5,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 from ansible.errors import AnsibleFilterError
@@ -48,6 +50,55 @@ def endpoints(hosts: Sequence[str], port: int) -> list[dict[str, Any]]:
     return [{"host": host, "port": int(port)} for host in hosts]
 
 
+@cache
+def store_roles() -> list[str]:
+    """The roles that can be asked how they stand, and handed over: this is what makes a role a store."""
+    roles = Path(__file__).resolve().parents[2] / "roles"
+    return sorted(
+        path.name
+        for path in roles.iterdir()
+        if all((path / "tasks" / f"{verb}.yml").is_file() for verb in ("status", "handover"))
+    )
+
+
+def stores(groups: Mapping[str, Sequence[str]], group_names: Sequence[str] | None = None) -> list[str]:
+    """The stores that the inventory has hosts for; with a host's groups only those of that host."""
+    found = [name for name in store_roles() if groups.get(name)]
+    return found if group_names is None else [name for name in found if name in group_names]
+
+
+def store_hosts(groups: Mapping[str, Sequence[str]], region_name: str = "") -> list[str]:
+    """All hosts of all stores, or those of one region, in the inventory's order and each once."""
+    found = [host for name in stores(groups) for host in groups[name]]
+    within = set(groups.get(PREFIX + region_name, [])) if region_name else set(found)
+    return [host for host in dict.fromkeys(found) if host in within]
+
+
+def movers(
+    groups: Mapping[str, Sequence[str]],
+    region_name: str,
+    hosts: Sequence[str],
+    wanted: Mapping[str, str] | None = None,
+) -> dict[str, str]:
+    """For each store the host of a region that acts for it, another one for each as long as there are any.
+
+    C(hosts) are those that can be asked; C(wanted) names hosts that are preferred, by store.
+    """
+    fit = {
+        name: [host for host in members(groups, name, region_name) if host in hosts]
+        for name in stores(groups)
+    }
+    found: dict[str, str] = {}
+    for name, candidates in sorted(fit.items(), key=lambda item: len(item[1])):
+        preferred = (wanted or {}).get(name)
+        if preferred in candidates:
+            found[name] = str(preferred)
+        elif candidates:
+            free = [host for host in candidates if host not in found.values()]
+            found[name] = (free or candidates)[0]
+    return {name: found[name] for name in fit if name in found}
+
+
 class FilterModule:
     """Filters of the namespace muster.platform."""
 
@@ -59,4 +110,7 @@ class FilterModule:
             "by_region": by_region,
             "own_first": own_first,
             "endpoints": endpoints,
+            "stores": stores,
+            "store_hosts": store_hosts,
+            "movers": movers,
         }

@@ -32,6 +32,11 @@ def silent(store: str, region: str, host: str) -> dict[str, Any]:
     }
 
 
+def lag_is_known(row: Mapping[str, Any]) -> bool:
+    """By what the store counts in: bytes, where its status does not name another key (C(lag_measure))."""
+    return row.get(str(row.get("lag_measure") or "lag_bytes")) is not None
+
+
 def switchable(store: str, rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """Why a planned switch of this store is not possible now; empty when it is."""
     primaries = [row for row in rows if row["role"] == "primary"]
@@ -46,7 +51,7 @@ def switchable(store: str, rows: Sequence[Mapping[str, Any]]) -> list[str]:
     fit = [
         row
         for row in standbys
-        if row["lag_bytes"] is not None and row["timeline"] == primaries[0]["timeline"] and row["ready"]
+        if lag_is_known(row) and row["timeline"] == primaries[0]["timeline"] and row["ready"]
     ]
     if not fit:
         return [

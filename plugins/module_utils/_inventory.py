@@ -13,7 +13,7 @@ from ansible_collections.muster.platform.plugins.module_utils._errors import Mus
 
 PREFIX = "region_"
 # Groups whose hosts must be in a region; the witness's services are in none.
-REGIONAL = ("etcd", "postgresql", "backup_repository", "haproxy")
+REGIONAL = ("etcd", "postgresql", "object_storage", "rabbitmq", "valkey", "backup_repository", "haproxy")
 
 
 def regions_of(groups: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:

@@ -134,7 +134,9 @@ def variables() -> dict[str, Any]:
     hostvars = {
         found["host"]: {
             "group_names": ["postgresql", f"region_{found['region']}"],
-            "recovery_status": {key: value for key, value in found.items() if key != "host"},
+            "recovery_statuses": {
+                found["store"]: {key: value for key, value in found.items() if key != "host"}
+            },
         }
         for found in GOOD
     }
@@ -159,8 +161,9 @@ def test_facts_become_rows_a_table_and_a_file(printed: list[str], tmp_path: Path
 
 def test_a_host_that_said_nothing_counts_against(printed: list[str]) -> None:
     given = variables()
-    del given["hostvars"]["s1"]["recovery_status"]
-    given["hostvars"]["s2"]["recovery_status"]["store"] = "valkey"
+    del given["hostvars"]["s1"]["recovery_statuses"]
+    statuses = given["hostvars"]["s2"]["recovery_statuses"]
+    statuses["valkey"] = statuses.pop("postgresql")
     answer = run_action(dr_status, {"stores": ["postgresql"]}, given)
     assert answer["exit_code"] == 2
     assert answer["reasons"] == [
@@ -176,7 +179,7 @@ def test_a_host_that_said_nothing_counts_against(printed: list[str]) -> None:
 def test_a_standby_that_could_not_take_over_is_no_target(printed: list[str], ready: bool | None) -> None:
     given = variables()
     for host in ("s1", "s2"):
-        given["hostvars"][host]["recovery_status"]["ready"] = ready
+        given["hostvars"][host]["recovery_statuses"]["postgresql"]["ready"] = ready
     answer = run_action(dr_status, {"stores": ["postgresql"], "show": False}, given)
     assert answer["exit_code"] == 2
     assert printed == []
