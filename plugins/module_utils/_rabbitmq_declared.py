@@ -7,6 +7,7 @@ Only the standard library: the controller checks it too, before the first change
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -312,7 +313,7 @@ def _wanted_bindings(declared: Mapping[str, Any]) -> dict[tuple[Any, ...], Any]:
             names.append(item["destination"] + BACKLOG)
         for name in names:
             key = (item["vhost"], item["source"], name, item["destination_type"], item["routing_key"])
-            found[(*key, tuple(sorted(item["arguments"].items())))] = item["arguments"]
+            found[(*key, json.dumps(item["arguments"], sort_keys=True))] = item["arguments"]
     return found
 
 

@@ -17,7 +17,10 @@ A planned move:
             target twice at worst, because the target has had a copy of it since it was written.
 5. turn     the link around: the source pulls from the target from now on.
 
-Until 3 everything can be put back. From 3 on a rerun finishes it.
+A federation cannot be moved so: its queue in the source goes with the link, and what the target
+had not confirmed goes with it.
+
+Until the target's record everything can be put back. From then on a rerun finishes it.
 """
 
 from __future__ import annotations
@@ -138,6 +141,11 @@ class Handover:
 
     def assess(self) -> tuple[str, Role, Role]:
         """The situation (start, resume, finish, done) and both roles; refuses what cannot be moved."""
+        if self.declared["standby"]["mode"] != "shovel":
+            raise MusterError(
+                "refused: a federation's queue goes with its link, so that nothing proves that region "
+                f"{self.target.name} has all: set rabbitmq_standby to shovel and run site.yml first"
+            )
         source, target = self.source.role(), self.target.role()
         if source is None or target is None:
             raise MusterError("a region has no role yet: run site.yml first")
@@ -171,6 +179,8 @@ class Handover:
             and declared_.wanted(self.declared, self.source.name, "standby")["parameters"]
         ):
             found.append("nothing pulls from the new primary region")
+        if bring(self.target, self.declared, "primary", check=True):
+            found.append("the new primary region is not open")
         return found
 
     def refuse_unready(self) -> None:
@@ -208,8 +218,8 @@ class Handover:
         if situation != "finish":
             epoch = max(source.epoch, target.epoch) + 1
             self.close_and_drain(source, epoch)
-            with self.phases("open"):
-                self.open(epoch)
+            # From here on it is the primary, and a rerun only goes on from here.
+            self.target.set_role(Role("primary", epoch))
         self.finish(epoch)
         return {**result, "epoch": epoch, "carried": self.carried}
 
@@ -274,22 +284,27 @@ class Handover:
                 ) from error
         raise MusterError(f"{error}; region {self.source.name} is primary as before{back}") from error
 
-    def open(self, epoch: int) -> None:
-        """The target's record first: from then on it is the primary, and a rerun only goes on from here."""
-        self.target.set_role(Role("primary", epoch))
-        bring(self.target, self.declared, "primary")
-
     def finish(self, epoch: int) -> None:
-        """What needs no pause; each part may be done again."""
-        bring(self.target, self.declared, "primary")
-        with self.phases("carry over"):
-            self.carry()
+        """What is left when the target is the primary; each part may be done again."""
+        self.open()
+        self.carry()
+        self.turn(epoch)
+
+    def open(self) -> None:
+        with self.phases("open"):
+            bring(self.target, self.declared, "primary")
+
+    def turn(self, epoch: int) -> None:
         with self.phases("turn the link"):
-            self.source.set_role(Role("standby", epoch))
             bring(self.source, self.declared, "standby")
+            self.source.set_role(Role("standby", epoch))
             self.wait_for_links()
 
     def carry(self) -> None:
+        with self.phases("carry over"):
+            self.carry_over()
+
+    def carry_over(self) -> None:
         """Move what the source's consumers had not handled: gone there only when it is safe here."""
         queues = followed(self.declared)
         keys = [(vhost, "shovel", CARRY + name) for vhost, name in queues]

@@ -7,6 +7,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
+import json
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,12 +15,7 @@ from typing import Any
 
 from ansible_collections.muster.platform.plugins.module_utils import _rabbitmq_declared as declared_
 from ansible_collections.muster.platform.plugins.module_utils._errors import MusterError
-from ansible_collections.muster.platform.plugins.module_utils._rabbitmq import (
-    PARAMETER,
-    Refusal,
-    Region,
-    path_of,
-)
+from ansible_collections.muster.platform.plugins.module_utils._rabbitmq import PARAMETER, Region
 
 Objects = dict[str, dict[tuple[Any, ...], Any]]
 HASHING = "rabbit_password_hashing_sha256"
@@ -62,7 +58,7 @@ def read(region: Region) -> Objects:
     for item in document.get("bindings", []):
         keys = ("vhost", "source", "destination", "destination_type", "routing_key")
         arguments = item.get("arguments", {})
-        key = (*(item[name] for name in keys), tuple(sorted(arguments.items())))
+        key = (*(item[name] for name in keys), json.dumps(arguments, sort_keys=True))
         found["bindings"][key] = arguments
     return found
 
@@ -178,7 +174,7 @@ def _deletions(have: Objects, want: Objects, declared: Mapping[str, Any], role: 
 
 
 def _shown(kind: str, key: tuple[Any, ...]) -> str:
-    return f"{kind} " + " ".join(str(part) for part in key if part != ())
+    return f"{kind} " + " ".join(str(part) for part in key if part != "{}")
 
 
 def _public(kind: str, body: Any) -> Any:
@@ -212,15 +208,14 @@ def bring(region: Region, declared: Mapping[str, Any], role: str, check: bool = 
 
 def delete_empty(region: Region, vhost: str, name: str) -> None:
     """A queue that another way of pulling needed; never one that still holds something."""
-    try:
-        region.request("DELETE", path_of("queues", vhost, name) + "?if-empty=true")
-    except Refusal as error:
-        if error.status == 404:
-            return
+    # Asked beforehand: quorum queues know no deletion that depends on it.
+    ready, _consumers = region.depths([(vhost, name)])[vhost, name]
+    if ready:
         raise MusterError(
             f"rabbitmq_standby cannot change while {name} of vhost {vhost} in region {region.name} holds "
-            f"messages that the other region has not pulled: set it back until the backlog is 0 ({error})"
-        ) from error
+            f"{ready} messages that the other region has not pulled: set it back until the backlog is 0"
+        )
+    region.delete("queues", vhost, name)
 
 
 def strangers(have: Objects, declared: Mapping[str, Any]) -> list[str]:

@@ -153,10 +153,8 @@ class Cluster:
         return 204, None
 
     def do_queues(self, _method: str, parts: list[str], _body: Any) -> Any:
-        name = parts[1].removesuffix("?if-empty=true")
-        if self.queues.get(name):
-            return 400, {"reason": "queue is not empty"}
-        self.objects["queues"] = [item for item in self.objects["queues"] if item["name"] != name]
+        known = self.objects["queues"]
+        known[:] = [item for item in known if [item["vhost"], item["name"]] != parts]
         return 204, None
 
     def do_users(self, method: str, parts: list[str], _body: Any) -> Any:

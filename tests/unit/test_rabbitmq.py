@@ -224,7 +224,7 @@ def test_another_way_of_pulling_leaves_nothing_behind_and_loses_nothing(pair: Wo
     north.queues["q.dr"] = [1]
     answer = run_module(rabbitmq_objects, options(region="north", declared=federated))
     assert answer["msg"].startswith(
-        "rabbitmq_standby cannot change while q.dr of vhost docs in region north holds messages"
+        "rabbitmq_standby cannot change while q.dr of vhost docs in region north holds 1 messages"
     )
     north.queues["q.dr"] = []
     for region in ("north", "south"):
@@ -355,6 +355,13 @@ def test_a_handover_refuses(
     spoil(pair)
     answer = run_module(rabbitmq_handover, options(**SWITCH, max_backlog=10))
     assert sentence in answer["msg"]
+    assert pair.log == []
+
+
+def test_a_federation_is_not_handed_over(pair: World, run_module: Run) -> None:
+    federated = {**DECLARED, "standby": {**DECLARED["standby"], "mode": "federation"}}
+    answer = run_module(rabbitmq_handover, options(**SWITCH, declared=federated))
+    assert answer["msg"].endswith("set rabbitmq_standby to shovel and run site.yml first")
     assert pair.log == []
 
 
