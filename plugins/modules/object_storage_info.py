@@ -94,21 +94,26 @@ def age(own: Region, at: float) -> float | None:
     return round(max(0.0, at - beat["at"]), 3) if "at" in beat else None
 
 
-def copy_reasons(own: Region, primary: Region | None, lag: float | None) -> list[str]:
-    """Why a standby could not take over without a loss."""
-    if not own.told.get("copying"):
-        return [f"nothing is copied to {own.name}"]
-    reasons = []
-    if lag is None or lag > STALE:
-        said = "no canary" if lag is None else f"the newest canary is {lag:.0f} s old and none"
-        reasons.append(f"{said} has arrived in {own.name} since")
-    if own.told.get("compare_error"):
-        reasons.append(f"the last comparison failed: {own.told['compare_error']}")
+def gaps(own: Region) -> list[str]:
+    """Why a standby is not known to hold all that was there when it was last compared."""
     found = own.told.get("compared")
+    reasons = [] if own.told.get("copying") else [f"nothing is copied to {own.name}"]
     if not found:
-        reasons.append(f"{own.name} has not been compared with its primary yet")
+        reasons.append(f"{own.name} has not been compared with its primary since the last start of either")
     elif found["missing"] or found["different"]:
         reasons.append(f"{own.name} lacks {found['missing'] + found['different']} entries of its primary")
+    if not own.told.get("heartbeat"):
+        reasons.append(f"no canary has arrived in {own.name} yet")
+    return reasons
+
+
+def copy_reasons(own: Region, primary: Region | None, lag: float | None) -> list[str]:
+    """What speaks against a standby; its primary being gone does, and is no gap."""
+    reasons = gaps(own)
+    if lag is not None and lag > STALE:
+        reasons.append(f"the newest canary in {own.name} is {lag:.0f} s old")
+    if own.told.get("compare_error"):
+        reasons.append(f"the last comparison failed: {own.told['compare_error']}")
     if primary is None:
         reasons.append("no primary answers in any region")
     return reasons
@@ -164,7 +169,7 @@ def status_of(
         "role": role,
         "healthy": not reasons,
         "reasons": reasons,
-        "ready": not copy_reasons(own, Region("", ""), lag) if role == "standby" else None,
+        "ready": not gaps(own) if role == "standby" else None,
         "position": f"{beat['epoch']}/{beat['sequence']}" if beat else None,
         # Of a standby, the epoch of the primary whose canary it holds.
         "timeline": own.epoch or None if own.open else beat.get("epoch"),

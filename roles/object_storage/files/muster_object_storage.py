@@ -37,6 +37,7 @@ import http.server
 import json
 import os
 import signal
+import socket
 import ssl
 import subprocess
 import sys
@@ -572,6 +573,8 @@ class Keeper:
             fresh = time.monotonic() - self.compared_at < self.site.given["compare_seconds"]
             if started is None or (key == self.compared_for and fresh):
                 return
+            if key != self.compared_for:
+                self.compared = None  # what was found before a crash proves nothing after it
             if not self.beat or time.time() - self.beat["at"] > STALE:
                 return  # it is still catching up, and the lag says so
             found = repair(self.site, source, self.site.host)
@@ -652,7 +655,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 class Server(http.server.ThreadingHTTPServer):
     daemon_threads = True
-    address_family = 10  # AF_INET6, which takes IPv4 too
+    # An IPv6 socket takes IPv4 too, where there is IPv6.
+    address_family = socket.AF_INET6 if socket.has_dualstack_ipv6() else socket.AF_INET
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         pass  # somebody without a certificate, or who hung up
