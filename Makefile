@@ -11,6 +11,9 @@ export PYTHONUNBUFFERED := 1
 SCENARIO ?= switchover
 # 1 turns automatic failover on in the lab, where it stays on, and lets the witness do it; 0 turns it off.
 AUTOMATIC ?=
+# Stores beside PostgreSQL that the lab shall have: all, or names. They stay.
+STORES ?=
+export STORES
 PLAY := ansible-playbook -i inventories/lab
 
 .PHONY: help

@@ -19,6 +19,21 @@ from typing import Any
 LAB = Path(os.environ.get("MUSTER_LAB") or Path(__file__).resolve().parents[2] / ".lab").resolve()
 
 
+# Where the stores beside PostgreSQL run, when the lab has them (scripts/lab, STORES).
+REGIONS = ("north", "south")
+STORES = {"valkey": (1, 2, 3), "rabbitmq": (1, 2, 3), "object_storage": (2,)}
+
+
+def groups() -> dict[str, Any]:
+    """The groups of the stores that were asked for, one name a line."""
+    wanted = (LAB / "stores").read_text().split() if (LAB / "stores").exists() else []
+    return {
+        name: {"hosts": [f"{region}-{number}" for region in REGIONS for number in numbers]}
+        for name, numbers in STORES.items()
+        if name in wanted
+    }
+
+
 def inventory() -> dict[str, Any]:
     """The hosts' connection variables and the lab's secrets, as Ansible wants them."""
     shared: dict[str, Any] = {"muster_lab_directory": str(LAB)}
@@ -38,7 +53,7 @@ def inventory() -> dict[str, Any]:
         if (LAB / "automatic").exists():
             shared["dr_autofailover"] = (LAB / "automatic").read_text().strip() == "true"
         hostvars = {host: {"ansible_host": address} for host, address in state["addresses"].items()}
-    return {"_meta": {"hostvars": hostvars}, "all": {"hosts": sorted(hostvars), "vars": shared}}
+    return groups() | {"_meta": {"hostvars": hostvars}, "all": {"hosts": sorted(hostvars), "vars": shared}}
 
 
 if __name__ == "__main__":
