@@ -49,7 +49,7 @@ def read_canary_config(path: str) -> dict[str, Any]:
         raise MusterError(f"{path} is not valid JSON") from error
     if not isinstance(config, dict) or "stores" not in config or "directory" not in config:
         raise MusterError(f"{path} is not a configuration of the canary")
-    return config
+    return {**config, "path": path}
 
 
 def hour_of(path: Path) -> datetime | None:

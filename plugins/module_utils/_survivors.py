@@ -14,6 +14,7 @@ try:
 except ImportError as import_error:
     PSYCOPG2_ERROR = import_error
 
+from ansible_collections.muster.platform.plugins.module_utils import _survivors_stores
 from ansible_collections.muster.platform.plugins.module_utils._errors import MusterError
 from ansible_collections.muster.platform.plugins.module_utils._ranges import to_ranges
 
@@ -49,7 +50,8 @@ def first_line(error: Exception, store: Mapping[str, Any]) -> str:
 def read_survivors(store: dict[str, Any], config: dict[str, Any], low: int, high: int) -> dict[str, Any]:
     """What the surviving copy holds of the numbers from C(low) to C(high), and who answered.
 
-    C(sequences) is null, with the reason in C(error), when it cannot be known.
+    C(sequences) is null, with the reason in C(error), when it cannot be known. C(duplicates) counts the
+    numbers that are there once more.
     """
     reader = READERS.get(store.get("type", ""))
     if reader is None:
@@ -59,7 +61,8 @@ def read_survivors(store: dict[str, Any], config: dict[str, Any], low: int, high
     for endpoint in store["endpoints"]:
         try:
             # One answer is enough for the numbers; the other endpoints must only lead to the same host.
-            answers.append(reader(store, endpoint, config, None if answers else (low, high)))
+            found = reader(store, endpoint, config, None if answers else (low, high))
+            answers.append({**found, "endpoint": endpoint["name"], "read_at": now_text()})
         except MusterError as error:
             errors.append(f"{endpoint['name']}: {error}")
     if not answers:
@@ -77,11 +80,13 @@ def read_postgresql(
     store: dict[str, Any], endpoint: dict[str, Any], config: dict[str, Any], span: tuple[int, int] | None
 ) -> dict[str, Any]:
     """One endpoint's answer; a MusterError when it leads to no server that takes writes."""
+    if PSYCOPG2_ERROR is not None:
+        raise MusterError("psycopg2 is not installed")
     connection = None
     try:
         connection = connect(store, endpoint, "muster-drill", connect_timeout=3, tcp_user_timeout=5000)
         with connection.cursor() as cursor:
-            return ask_postgresql(cursor, endpoint["name"], config, span)
+            return ask_postgresql(cursor, config, span)
     except psycopg2.Error as error:
         raise MusterError(first_line(error, store)) from error
     finally:
@@ -89,9 +94,7 @@ def read_postgresql(
             connection.close()
 
 
-def ask_postgresql(
-    cursor: Any, endpoint: str, config: dict[str, Any], span: tuple[int, int] | None
-) -> dict[str, Any]:
+def ask_postgresql(cursor: Any, config: dict[str, Any], span: tuple[int, int] | None) -> dict[str, Any]:
     cursor.execute(WHO)
     standby, address = cursor.fetchone()
     host = config.get("hosts", {}).get(address, address or "unknown")
@@ -103,16 +106,24 @@ def ask_postgresql(
     if span is not None:
         cursor.execute(HELD, span)
         sequences = to_ranges(row[0] for row in cursor)
-    regions = config.get("regions", {})
     return {
         "sequences": sequences,
-        "endpoint": endpoint,
+        # A number is the table's key.
+        "duplicates": 0,
         "host": host,
-        "region": next((name for name, hosts in sorted(regions.items()) if host in hosts), None),
+        "region": _survivors_stores.region_of(config, host),
         "timeline": int(timeline, 16),
         "position": position,
-        "read_at": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
     }
 
 
-READERS: dict[str, Callable[..., dict[str, Any]]] = {"postgresql": read_postgresql}
+def now_text() -> str:
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+READERS: dict[str, Callable[..., dict[str, Any]]] = {
+    "postgresql": read_postgresql,
+    "valkey": _survivors_stores.read_valkey,
+    "rabbitmq": _survivors_stores.read_rabbitmq,
+    "object_storage": _survivors_stores.read_object_storage,
+}

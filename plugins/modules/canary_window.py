@@ -34,6 +34,9 @@ extends_documentation_fragment:
   - muster.platform.info
 requirements:
   - psycopg2, for stores of type V(postgresql)
+  - redis, for stores of type V(valkey)
+  - pika, for stores of type V(rabbitmq)
+  - boto3, for stores of type V(object_storage)
 author: The Muster authors (@muster-platform)
 """
 
@@ -82,9 +85,10 @@ stores:
       type: str
     surviving:
       description:
-        - The held numbers as ranges in C(sequences), and C(endpoint), C(host), C(region), C(timeline),
-          C(position), C(read_at) of the answer. C(sequences) is null, with the reason in C(error), when they
-          cannot be known.
+        - The held numbers as ranges in C(sequences), how many are there once more in C(duplicates), and
+          C(endpoint), C(host), C(region), C(timeline), C(position), C(read_at) of the answer. C(sequences) is
+          null, with the reason in C(error), when they cannot be known.
+        - Of a RabbitMQ and of an object store the region's name stands for the host.
       type: dict
 """
 
@@ -95,7 +99,7 @@ import time
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from ansible.module_utils.basic import AnsibleModule, missing_required_lib
+from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.muster.platform.plugins.module_utils import _ledger, _survivors
 from ansible_collections.muster.platform.plugins.module_utils._errors import MusterError
 
@@ -186,8 +190,6 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    if _survivors.PSYCOPG2_ERROR is not None:
-        module.fail_json(msg=missing_required_lib("psycopg2"), exception=str(_survivors.PSYCOPG2_ERROR))
     try:
         module.exit_json(changed=False, **look(module.params))
     except MusterError as error:

@@ -13,6 +13,7 @@ description:
     host of the target holds. No lag gauge is asked, because gauges freeze or lie when a link is cut.
   - Works while the primary and its region are gone.
   - What cannot be known is null, with the reason in RV(reason). It is no failure of the module.
+  - For stores of the types V(postgresql) and V(valkey). The standby of another lets no application read.
 options:
   store:
     description: Name of the store in the canary's configuration.
@@ -35,9 +36,8 @@ options:
         description: Its IP address. Without it the name is resolved.
         type: str
       port:
-        description: Port of the database server.
+        description: Port of the server. 5432 of a PostgreSQL and 6379 of a Valkey, when it is not given.
         type: int
-        default: 5432
   window_seconds:
     description:
       - How far before the last acknowledged write to count. The standby must hold a write of that time.
@@ -54,7 +54,8 @@ extends_documentation_fragment:
   - muster.platform.canary
   - muster.platform.info
 requirements:
-  - psycopg2
+  - psycopg2, for stores of type V(postgresql)
+  - redis, for stores of type V(valkey)
 seealso:
   - module: muster.platform.dr_gates
   - module: muster.platform.canary_window
@@ -138,6 +139,7 @@ silence_seconds:
 answered_by:
   description:
     - The host that answered, with C(host), C(in_recovery), C(timeline), C(received_lsn) and C(replayed_lsn).
+    - Of a Valkey C(received_lsn) and C(replayed_lsn) are replication offsets, and C(timeline) is null.
     - On a standby C(timeline) is the newest one that the control file knows, which may be older than what it
       replays. It is null where the canary's user may not read that.
     - Null when no host answered.
@@ -155,8 +157,13 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from ansible.module_utils.basic import AnsibleModule, missing_required_lib
-from ansible_collections.muster.platform.plugins.module_utils import _lag, _ledger, _survivors
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.muster.platform.plugins.module_utils import (
+    _lag,
+    _ledger,
+    _survivors,
+    _survivors_stores,
+)
 from ansible_collections.muster.platform.plugins.module_utils._errors import MusterError
 
 UNKNOWN: dict[str, Any] = dict.fromkeys(
@@ -177,6 +184,7 @@ UNKNOWN: dict[str, Any] = dict.fromkeys(
         "reason",
     )
 )
+PORTS = {"postgresql": 5432, "valkey": 6379}
 # Seconds without a step of the replay after which none is waited for.
 STUCK = 0.5
 IN_RECOVERY = "select pg_is_in_recovery()"
@@ -241,10 +249,33 @@ def primary_facts(cursor: Any) -> dict[str, Any]:
     return {"timeline": timeline, "received_lsn": None, "replayed_lsn": None}
 
 
+def ask_valkey(
+    store: Mapping[str, Any], target: Mapping[str, Any], span: tuple[int, int], timeout: float
+) -> tuple[dict[str, Any], set[int]]:
+    """The same of a Valkey: its offsets stand for the LSNs."""
+    try:
+        server = _survivors_stores.Valkey(store, target, timeout)
+        try:
+            told = server.replication()
+            held = set(server.held(span))
+        finally:
+            server.close()
+    except MusterError as error:
+        raise MusterError(f"{target['host']}: {error}") from error
+    standby = told.get("role") != "master"
+    position = told.get("slave_repl_offset") if standby else told.get("master_repl_offset")
+    facts = {"timeline": None, "received_lsn": position if standby else None, "replayed_lsn": position}
+    return {"host": target["host"], "in_recovery": standby, **facts}, held
+
+
 def ask(
     store: Mapping[str, Any], target: Mapping[str, Any], span: tuple[int, int], timeout: float
 ) -> tuple[dict[str, Any], set[int]]:
     """One host's facts, and which of the numbers it holds; a MusterError when it does not answer."""
+    if store["type"] == "valkey":
+        return ask_valkey(store, target, span, timeout)
+    if _survivors.PSYCOPG2_ERROR is not None:
+        raise MusterError("psycopg2 is not installed")
     connection = None
     try:
         connection = connect(store, target, timeout)
@@ -296,7 +327,11 @@ def measure(parameters: Mapping[str, Any], store: dict[str, Any], config: dict[s
         numbers = [entry.sequence for entry in attempts.acknowledged]
         # The ledger was read first: what has come to the standby since cannot hide a write that it lacks.
         span = (min(numbers), max(numbers))
-        found["answered_by"], held = ask_first(store, parameters["target_hosts"], span, parameters["timeout"])
+        targets = [
+            {**target, "port": target["port"] or PORTS[store["type"]]}
+            for target in parameters["target_hosts"]
+        ]
+        found["answered_by"], held = ask_first(store, targets, span, parameters["timeout"])
         found |= _lag.compare(attempts.acknowledged, held)
         reason = found["reason"] or doubt(attempts, store, config, found["held_at"], now)
     except MusterError as error:
@@ -340,8 +375,11 @@ def run(parameters: Mapping[str, Any]) -> dict[str, Any]:
     if store is None:
         names = ", ".join(sorted(stores)) or "none"
         raise MusterError(f"the canary has no store '{parameters['store']}'; it has: {names}")
-    if store["type"] != "postgresql":
-        raise MusterError(f"store {store['name']} is of the type {store['type']}, which dr_lag cannot ask")
+    if store["type"] not in ("postgresql", "valkey"):
+        raise MusterError(
+            f"store {store['name']} is of the type {store['type']}, which dr_lag cannot ask: its standby lets"
+            " no application read"
+        )
     return measure(parameters, store, config)
 
 
@@ -349,7 +387,7 @@ def main() -> None:
     target = {
         "host": {"type": "str", "required": True},
         "address": {"type": "str"},
-        "port": {"type": "int", "default": 5432},
+        "port": {"type": "int"},
     }
     module = AnsibleModule(
         argument_spec={
@@ -361,8 +399,6 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    if _survivors.PSYCOPG2_ERROR is not None:
-        module.fail_json(msg=missing_required_lib("psycopg2"), exception=str(_survivors.PSYCOPG2_ERROR))
     try:
         module.exit_json(changed=False, **run(module.params))
     except MusterError as error:

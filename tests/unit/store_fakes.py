@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import re
@@ -13,6 +14,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs
 
 from pika import frame, spec
 
@@ -23,6 +25,8 @@ class Peer:
     def __init__(self, channel: ssl.SSLSocket) -> None:
         self.channel = channel
         self.stream = channel.makefile("rb")
+        self.tag = 0
+        self.reads = False
 
     def line(self) -> bytes:
         found = self.stream.readline()
@@ -79,7 +83,8 @@ class Server:
 
     def stop(self) -> None:
         # Closing alone leaves it open to whoever waits in it.
-        self.listener.shutdown(socket.SHUT_RDWR)
+        with contextlib.suppress(OSError):
+            self.listener.shutdown(socket.SHUT_RDWR)
         self.listener.close()
         self.hang_up()
 
@@ -96,6 +101,7 @@ class Valkey(Server):
         self.scripts: set[str] = set()
         self.error = ""
         self.password = "very-secret"
+        self.role = "master"
 
     def talk(self, peer: Peer) -> None:
         while True:
@@ -114,6 +120,8 @@ class Valkey(Server):
             return b"+OK\r\n" if good else b"-WRONGPASS invalid username-password pair\r\n"
         if self.error:
             return f"-{self.error}\r\n".encode()
+        if not words[0].startswith("EVAL"):
+            return self.read(words)
         name, script, keys, state, block, bit, seconds = words
         assert (keys, state) == ("2", "{muster:canary}:state")
         if name == "EVAL":
@@ -126,6 +134,30 @@ class Valkey(Server):
             self.state = {"line": self.line, "timeline": str(int(self.state.get("timeline", 0)) + 1)}
         timeline = self.state["timeline"]
         return f"${len(timeline)}\r\n{timeline}\r\n".encode()
+
+    def read(self, words: list[str]) -> bytes:
+        if words[0] == "INFO":
+            offset = "master_repl_offset" if self.role == "master" else "slave_repl_offset"
+            text = f"# Replication\r\nrole:{self.role}\r\nmaster_replid:{self.line}\r\n{offset}:4711\r\n"
+            return bulk(text.encode())
+        if words[0] == "HGET":
+            found = self.state.get(words[2])
+            return bulk(found.encode()) if found else b"$-1\r\n"
+        if words[0] == "MGET":
+            return b"*%d\r\n" % len(words[1:]) + b"".join(self.block(key) for key in words[1:])
+        return b"+OK\r\n"
+
+    def block(self, key: str) -> bytes:
+        if key not in self.bits:
+            return b"$-1\r\n"
+        made = bytearray(max(self.bits[key]) // 8 + 1)
+        for bit in self.bits[key]:
+            made[bit // 8] |= 0x80 >> bit % 8
+        return bulk(bytes(made))
+
+
+def bulk(text: bytes) -> bytes:
+    return b"$%d\r\n%s\r\n" % (len(text), text)
 
 
 class Gate(Server):
@@ -150,45 +182,87 @@ class Rabbitmq(Server):
         self.messages: list[tuple[str, int]] = []
         self.answer: Callable[[int], list[Any]] = lambda tag: [spec.Basic.Ack(tag)]
         self.refuse: Any = None
+        self.consumers = 0
+        self.withheld = 0
 
     def talk(self, peer: Peer) -> None:
         assert peer.exactly(8) == b"AMQP\0\0\x09\x01"
-        self.send(peer, 0, spec.Connection.Start(mechanisms="PLAIN", locales="en_US", server_properties={}))
-        assert self.method(peer).response == b"\0muster_canary\0very-secret"
+        properties = {"cluster_name": "muster-north"}
+        start = spec.Connection.Start(mechanisms="PLAIN", locales="en_US", server_properties=properties)
+        self.send(peer, 0, start)
+        assert self.frame(peer).method.response == b"\0muster_canary\0very-secret"
         self.send(peer, 0, spec.Connection.Tune(100, 131072, 60))
-        assert self.method(peer).heartbeat == 0
-        assert self.method(peer).virtual_host == "muster"
+        self.frame(peer)
+        assert self.frame(peer).method.virtual_host == "muster"
         if self.refuse:
             self.send(peer, 0, self.refuse)
             return
         self.send(peer, 0, spec.Connection.OpenOk())
-        self.method(peer)
-        self.send(peer, 1, spec.Channel.OpenOk())
-        self.method(peer)
-        self.send(peer, 1, spec.Confirm.SelectOk())
-        for tag in range(1, 1_000_000):
-            self.publish(peer, tag)
+        before = self.consumers
+        try:
+            while self.step(peer, self.frame(peer)):
+                continue
+        finally:
+            if peer.reads:
+                self.consumers = before
 
-    def publish(self, peer: Peer, tag: int) -> None:
-        publish = self.method(peer)
+    def step(self, peer: Peer, found: Any) -> bool:
+        method, channel = getattr(found, "method", None), found.channel_number
+        if isinstance(method, spec.Basic.Publish):
+            self.publish(peer, method)
+        elif isinstance(method, spec.Queue.Declare):
+            ready = 0 if self.consumers else len(self.messages)
+            self.send(peer, channel, spec.Queue.DeclareOk(method.queue, ready, self.consumers))
+        elif isinstance(method, spec.Basic.Consume):
+            self.deliver(peer, channel, method)
+        elif isinstance(method, spec.Basic.Cancel):
+            self.send(peer, channel, spec.Basic.CancelOk(method.consumer_tag))
+        elif isinstance(method, spec.Connection.Close):
+            self.send(peer, 0, spec.Connection.CloseOk())
+            return False
+        elif method is not None and method.synchronous:
+            (answer,) = [one for one in ANSWERS if isinstance(method, ANSWERS[one])]
+            self.send(peer, channel, answer())
+        return True
+
+    def publish(self, peer: Peer, publish: Any) -> None:
+        peer.tag += 1
         assert (publish.exchange, publish.routing_key, publish.mandatory) == ("muster.canary", "canary", True)
         properties = self.frame(peer).properties
         body = self.frame(peer).fragment
         assert body.decode() == properties.message_id
         self.messages.append((properties.message_id, properties.delivery_mode))
         if not self.silent:
-            for method in self.answer(tag):
+            for method in self.answer(peer.tag):
                 self.send(peer, 1 if not isinstance(method, spec.Connection.Close) else 0, method)
+
+    def deliver(self, peer: Peer, channel: int, consume: Any) -> None:
+        assert not consume.no_ack
+        self.consumers += 1
+        peer.reads = True
+        self.send(peer, channel, spec.Basic.ConsumeOk(consume.consumer_tag))
+        for tag, (number, _mode) in enumerate(self.messages[: len(self.messages) - self.withheld], 1):
+            frames = (
+                frame.Method(channel, spec.Basic.Deliver(consume.consumer_tag, tag, False, "e", "r")),
+                frame.Header(channel, 1, spec.BasicProperties(message_id=number)),
+                frame.Body(channel, b"x"),
+            )
+            peer.channel.sendall(b"".join(part.marshal() for part in frames))
 
     def frame(self, peer: Peer) -> Any:
         head = peer.exactly(7)
         return frame.decode_frame(head + peer.exactly(int.from_bytes(head[3:7], "big") + 1))[1]
 
-    def method(self, peer: Peer) -> Any:
-        return self.frame(peer).method
-
     def send(self, peer: Peer, channel: int, method: Any) -> None:
         peer.channel.sendall(frame.Method(channel, method).marshal())
+
+
+ANSWERS = {
+    spec.Channel.OpenOk: spec.Channel.Open,
+    spec.Channel.CloseOk: spec.Channel.Close,
+    spec.Confirm.SelectOk: spec.Confirm.Select,
+    spec.Basic.QosOk: spec.Basic.Qos,
+}
 
 
 class Objects(Server):
@@ -229,11 +303,17 @@ class Objects(Server):
                 self.objects.pop(name.decode(), None)
             return 200, b"<DeleteResult/>"
         if query:
-            assert query == "list-type=2&prefix=canary%2F"
-            names = sorted(name for name in self.objects if name.startswith("canary/"))[:1000]
-            entries = "".join(
-                f"<Contents><Key>{name}</Key><LastModified>{self.objects[name][1]}</LastModified></Contents>"
-                for name in names
-            )
-            return 200, f"<ListBucketResult>{entries}</ListBucketResult>".encode()
+            return 200, self.listing(parse_qs(query))
         return (200, self.objects[key][0]) if key in self.objects else (404, b"<Code>NoSuchKey</Code>")
+
+    def listing(self, query: dict[str, list[str]]) -> bytes:
+        assert query["prefix"] == ["canary/"]
+        after = query.get("start-after", [""])[0]
+        found = sorted(name for name in self.objects if name.startswith("canary/") and name > after)
+        names = found[:1000]
+        more = "true" if len(found) > len(names) else "false"
+        entries = "".join(
+            f"<Contents><Key>{name}</Key><LastModified>{self.objects[name][1]}</LastModified></Contents>"
+            for name in names
+        )
+        return f"<ListBucketResult><IsTruncated>{more}</IsTruncated>{entries}</ListBucketResult>".encode()

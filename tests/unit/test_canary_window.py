@@ -170,6 +170,7 @@ def test_the_rows_of_the_time_and_what_survived(window: Module) -> None:
     assert surviving.pop("read_at").endswith("Z")
     assert surviving == {
         "sequences": "110-119,122,125-126",
+        "duplicates": 0,
         "endpoint": "north",
         "host": "north-1",
         "region": "north",
