@@ -55,6 +55,8 @@ KEYS = re.compile(r"(~|%(R|W|RW|WR)~)[^\s]+", re.IGNORECASE)
 CHANNELS = re.compile(r"&[^\s]+")
 PASSWORD = re.compile(r"[><#!]|nopass$|resetpass$|reset$")
 NAME = re.compile(r"[A-Za-z0-9_.@:-]+")
+# Made by the role itself.
+OWN = ("default", "muster_operator", "muster_replication", "muster_sentinel", "muster_check")
 
 
 def rule_problem(rule: str) -> str | None:
@@ -77,7 +79,7 @@ def user_problems(user: Any) -> Iterator[str]:
     name = user["name"]
     if not NAME.fullmatch(name):
         yield f"the name '{name}' may hold letters, digits and _ . @ : - only"
-    if name == "default" or name.startswith("muster_"):
+    if name in OWN:
         yield f"the name '{name}' is the role's own"
     if not user.get("password"):
         yield f"user {name} has no password"

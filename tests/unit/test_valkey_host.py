@@ -444,7 +444,7 @@ def test_only_what_differs_is_listed() -> None:
         ({"name": "a", "password": "", "rules": "+get"}, "user a has no password"),
         ({"name": "a", "password": "p", "rules": " "}, "user a has no rules, so that it could do nothing"),
         ({"name": "default", "password": "p", "rules": "+get"}, "the name 'default' is the role's own"),
-        ({"name": "muster_x", "password": "p", "rules": "+get"}, "the name 'muster_x' is the role's own"),
+        ({"name": "muster_check", "password": "p", "rules": "+get"}, "the name 'muster_check' is the role's own"),
         ({"name": "a b", "password": "p", "rules": "+get"}, "the name 'a b' may hold letters, digits and _ . @ : - only"),
         ("a", "each needs a name, a password and rules"),
     ],
