@@ -4,7 +4,9 @@
 """Recompute a drill's figures without Muster: from ledger.csv and the numbers that survived.
 
 - against the list of surviving numbers in evidence.json: tests/recompute.py .lab/drills/latest
-- against numbers of one's own, one a line: tests/recompute.py FOLDER --surviving FILE (or - for stdin)
+- against numbers of one's own, one a line: tests/recompute.py FOLDER --surviving FILE (or - for stdin);
+  of several stores: --surviving valkey=FILE --surviving object_storage=FILE. A file BLOCK.bits holds a
+  Valkey's bits as GET gives them, of the key that ends in BLOCK
 - against the store itself, with psql: tests/recompute.py FOLDER --dsn 'host=north-3 dbname=muster user=muster_canary'
 
 Ends with 1 and names each figure that differs from evidence.json. Nothing of Muster's own code is
@@ -24,13 +26,28 @@ from pathlib import Path
 from typing import Any
 
 
-def numbers_in(text: str) -> set[int]:
-    """Numbers and ranges, divided by commas or white space."""
-    found = set()
+def every_number_in(text: str) -> list[int]:
+    """Numbers and ranges, divided by commas or white space, as often as they stand there."""
+    found: list[int] = []
     for word in text.replace(",", " ").split():
         first, _, last = word.partition("-")
-        found |= set(range(int(first), int(last or first) + 1))
+        found += range(int(first), int(last or first) + 1)
     return found
+
+
+def numbers_in(text: str) -> set[int]:
+    return set(every_number_in(text))
+
+
+def numbers_from(name: str) -> list[int]:
+    """What a file says that the store holds."""
+    if name == "-":
+        return every_number_in(sys.stdin.read())
+    path = Path(name)
+    if path.suffix != ".bits":
+        return every_number_in(path.read_text())
+    bits = "".join(f"{byte:08b}" for byte in path.read_bytes())
+    return [int(path.stem) * 65536 + place for place, bit in enumerate(bits) if bit == "1"]
 
 
 def ask(dsn: str, low: int, high: int) -> set[int]:
@@ -106,6 +123,24 @@ def count_double(acked: list[dict[str, Any]]) -> int:
     return double
 
 
+def reach(rows: list[dict[str, Any]], held: set[int]) -> datetime | None:
+    """Until when the copy holds what the region wrote that was the first to acknowledge."""
+    acked = sorted((row for row in rows if row["acked"]), key=lambda row: (row["acked"], row["number"]))
+    others = [place for place, row in enumerate(acked) if row["region"] != acked[0]["region"]]
+    kept = [row["acked"] for row in acked[: others[0] if others else None] if row["number"] in held]
+    return max(kept, default=None)
+
+
+def apart(rows: dict[str, list[dict[str, Any]]], held: dict[str, set[int]]) -> float | None:
+    """The seconds between the stores' reaches; none where they cannot be put beside each other."""
+    reaches = [reach(rows[name], held[name]) for name in rows]
+    moved = {len({row["region"] for row in found if row["acked"]}) > 1 for found in rows.values()}
+    if len(reaches) < 2 or None in reaches or len(moved) > 1:
+        return None
+    known = [point for point in reaches if point is not None]
+    return (max(known) - min(known)).total_seconds()
+
+
 def as_ranges(numbers: list[int]) -> str:
     """Numbers as 1-5,7: a number whose neighbour below is missing begins a range."""
     known = set(numbers)
@@ -145,7 +180,7 @@ def compare_saved(evidence: dict[str, Any], store: dict[str, Any], lost: str) ->
         return []
     saved = as_ranges(sorted(numbers_in(lost) & numbers_in(exported)))
     gone = as_ranges(sorted(numbers_in(lost) - numbers_in(exported)))
-    print(f"{store['name']:12} {'not saved':20} {gone or 'none'}")
+    print(f"{store['name']:14} {'not saved':24} {gone or 'none'}")
     told = store["recovered_sequences"]
     if told == saved:
         return []
@@ -164,11 +199,48 @@ def compare(store: dict[str, Any], found: dict[str, Any]) -> list[str]:
     differing = []
     for key, value in found.items():
         if same(store.get(key), value):
-            print(f"{store['name']:12} {key:20} {value}")
+            print(f"{store['name']:14} {key:24} {value}")
         else:
             differing.append(
                 f"{store['name']} {key}: evidence.json says {store.get(key)}, the ledger says {value}"
             )
+    return differing
+
+
+def own_numbers(given: list[str], usual: str) -> dict[str, list[int]]:
+    """The numbers that were given, by store."""
+    found: dict[str, list[int]] = {}
+    for entry in given:
+        name, _, file = entry.rpartition("=")
+        found.setdefault(name or usual, []).extend(numbers_from(file))
+    return found
+
+
+def compare_double(store: dict[str, Any], numbers: list[int], rows: list[dict[str, Any]]) -> list[str]:
+    """Numbers of the ledger's span that were given more than once: kept twice, and lost not at all."""
+    span = [row["number"] for row in rows]
+    inside = [number for number in numbers if min(span) <= number <= max(span)] if span else []
+    again = len(inside) - len(set(inside))
+    told = store.get("duplicate_writes")
+    print(f"{store['name']:14} {'duplicate_writes':24} {again}")
+    if told is None or told == again:
+        return []
+    return [f"{store['name']} duplicate_writes: evidence.json says {told}, the numbers given say {again}"]
+
+
+def compare_skew(
+    evidence: dict[str, Any], rows: dict[str, list[dict[str, Any]]], held: dict[str, set[int]]
+) -> list[str]:
+    """The stores beside each other; a drill of an older version says nothing of it."""
+    differing = []
+    for store in evidence["stores"]:
+        if store.get("recovery_point"):
+            told = datetime.fromisoformat(store["recovery_point"])
+            found = reach(rows[store["name"]], held[store["name"]])
+            differing += compare({"name": store["name"], "recovery_point": told}, {"recovery_point": found})
+    if evidence.get("consistency_skew_seconds") is not None:
+        whole = {"name": "all stores", "consistency_skew_seconds": evidence["consistency_skew_seconds"]}
+        differing += compare(whole, {"consistency_skew_seconds": apart(rows, held)})
     return differing
 
 
@@ -181,7 +253,10 @@ def main(arguments: list[str]) -> int:
         "--store", default="postgresql", help="whose surviving numbers are given (postgresql)"
     )
     source = parser.add_mutually_exclusive_group()
-    source.add_argument("--surviving", metavar="FILE", help="the surviving numbers; - for stdin")
+    source.add_argument(
+        "--surviving", metavar="[STORE=]FILE", action="append", default=[],
+        help="the surviving numbers; - for stdin; may be given for each store, and several times for one",
+    )  # fmt: skip
     source.add_argument("--dsn", help="where psql finds the surviving copy")
     given = parser.parse_args(arguments)
 
@@ -191,14 +266,16 @@ def main(arguments: list[str]) -> int:
         return 0
     start, end = (datetime.fromisoformat(evidence["canary"][key]) for key in ("from", "to"))
     differing = []
+    everything: dict[str, list[dict[str, Any]]] = {}
+    kept: dict[str, set[int]] = {}
+    own = own_numbers(given.surviving, given.store)
     for store in evidence["stores"]:
         rows = read_ledger(given.folder / "ledger.csv", store["name"], start, end)
         told = store["surviving"]["sequences"]
         held = numbers_in(told or "")
-        if store["name"] == given.store and given.surviving:
-            held = numbers_in(
-                sys.stdin.read() if given.surviving == "-" else Path(given.surviving).read_text()
-            )
+        if store["name"] in own:
+            held = set(own[store["name"]])
+            differing += compare_double(store, own[store["name"]], rows)
         elif store["name"] == given.store and given.dsn:
             held = ask(given.dsn, min(row["number"] for row in rows), max(row["number"] for row in rows))
         elif told is None:
@@ -206,6 +283,9 @@ def main(arguments: list[str]) -> int:
             continue
         found = figures(rows, held, start, end, store["outage_by_endpoint"] or {})
         differing += compare(store, found) + compare_saved(evidence, store, found["lost_sequences"])
+        everything[store["name"]], kept[store["name"]] = rows, held
+    if len(everything) == len(evidence["stores"]):
+        differing += compare_skew(evidence, everything, kept)
     print("\n".join(differing) if differing else "every figure is the same")
     return 1 if differing else 0
 

@@ -197,15 +197,22 @@ def figure_problems(folder: Path, evidence: dict[str, Any]) -> list[str]:
     ledger = _evidence.parse_ledger((folder / "ledger.csv").read_text(encoding="utf-8"))
     window = _evidence.Window(_evidence.read_time(canary["from"]), _evidence.read_time(canary["to"]))
     interval = round(float(canary["interval_ms"]) * 1000)
-    problems = []
+    problems, found = [], []
     for store in evidence["stores"]:
-        # What was not known then is not made up now.
-        told = {key: store[key] for key in _evidence.FIGURES if store[key] is not None}
+        # What was not known then is not made up now, and an older drill has no recovery point.
+        keys = (*_evidence.FIGURES, "recovery_point")
+        told = {key: store[key] for key in keys if store.get(key) is not None}
         part = {"endpoints": list(store["outage_by_endpoint"] or {}), "surviving": store["surviving"]}
         again = _evidence.store_figures(store["name"], ledger, part, window, interval)
+        found.append({**again, "name": store["name"]})
         problems += [
             f"{_chain.EVIDENCE}: {key} of {store['name']} is {value}, but ledger.csv says {again[key]}"
             for key, value in told.items()
             if again[key] != value
         ]
+    skew, skew_again = evidence.get("consistency_skew_seconds"), _evidence.consistency_skew(found)[0]
+    if skew is not None and skew != skew_again:
+        problems.append(
+            f"{_chain.EVIDENCE}: the consistency skew is {skew}, but ledger.csv says {skew_again}"
+        )
     return problems

@@ -100,7 +100,7 @@ def measured(parameters: Mapping[str, Any], ledger: _evidence.Ledger) -> dict[st
     """What the canary tells: how it measured, and the figures of each store."""
     canary = parameters["canary"]
     if not canary:
-        return {"canary": None, "stores": []}
+        return {"canary": None, "stores": [], "consistency_skew_seconds": None}
     window = window_of(canary)
     interval = round(float(canary["interval_ms"]) * 1000)
     stores = [
@@ -115,7 +115,8 @@ def measured(parameters: Mapping[str, Any], ledger: _evidence.Ledger) -> dict[st
         "to": _evidence.show_time(window.end),
         "rows": len(ledger.rows) + len(ledger.unreadable),
     }
-    return {"canary": how, "stores": stores}
+    skew, _why = _evidence.consistency_skew(stores)
+    return {"canary": how, "stores": stores, "consistency_skew_seconds": skew}
 
 
 def window_of(canary: Mapping[str, Any]) -> _evidence.Window:
@@ -239,6 +240,10 @@ def shown(value: float | int | None, digits: int = 2) -> str:
 def summary(evidence: Mapping[str, Any]) -> list[str]:
     """A few lines: what was promised against what was measured, and what else a reader must know."""
     lines = aligned(store_rows(evidence)) if evidence["stores"] else []
+    if len(evidence["stores"]) > 1:
+        lines.append(
+            f"the stores' copies reach within {shown(evidence['consistency_skew_seconds'])} s of each other"
+        )
     proof = evidence["restore_proof"]
     if proof:
         took = "an unknown time" if proof["seconds"] is None else f"{proof['seconds']:.1f} s"

@@ -209,6 +209,44 @@ def loss_seconds(rows: Iterable[Row], held: Collection[int]) -> float | None:
     return seconds(longest_loss)
 
 
+def recovery_point(rows: Iterable[Row], held: Collection[int]) -> int | None:
+    """Up to when the surviving copy holds what the first region wrote.
+
+    The acknowledgement of the last surviving write before any other region acknowledged one; of all of
+    the time when none did. None when no such write survived.
+    """
+    point = None
+    pairs = acknowledged(rows)
+    for time, row in pairs:
+        if row.region != pairs[0][1].region:
+            break
+        if row.sequence in held:
+            point = time
+    return point
+
+
+def moved(store: Mapping[str, Any]) -> bool:
+    """Whether more than one region acknowledged a store's writes."""
+    return len({writer["region"] for writer in store["writers"]}) > 1
+
+
+def consistency_skew(stores: Sequence[Mapping[str, Any]]) -> tuple[float | None, str]:
+    """How far the stores' recovery points are apart, and why that is not known.
+
+    Both are nothing for a single store, which has nobody to be apart from.
+    """
+    if len(stores) < 2:
+        return None, ""
+    unknown = [store["name"] for store in stores if store["recovery_point"] is None]
+    if unknown:
+        return None, f"no recovery point is known of {', '.join(unknown)}"
+    stayed = [store["name"] for store in stores if not moved(store)]
+    if 0 < len(stayed) < len(stores):
+        return None, f"not all stores changed their region: {', '.join(stayed)} did not"
+    points = [read_time(store["recovery_point"]) for store in stores]
+    return seconds(max(points) - min(points)), ""
+
+
 def lost_stretches(rows: Iterable[Row], lost: Collection[int]) -> list[list[Row]]:
     """The lost writes in the order of their acknowledgement, divided where a held one lies between."""
     found: list[list[Row]] = []
@@ -316,19 +354,27 @@ def store_figures(
     rows = slice_rows((row for row in ledger.rows if row.store == name), window)
     reasons = doubts(ledger, rows, canary, window, interval)
     figures: dict[str, Any] = dict.fromkeys(FIGURES)
-    figures |= {"outages": [], "writers": []}
+    figures |= {"outages": [], "writers": [], "recovery_point": None}
     if not reasons:
         figures |= known_figures(rows, canary["endpoints"], window, interval)
     surviving = canary["surviving"]
     if surviving.get("sequences") is None:
         reasons.append(f"nobody could tell what survived: {surviving.get('error') or 'not asked'}")
     elif not reasons:
-        figures |= loss_figures(rows, read_ranges(surviving["sequences"]))
+        held = read_ranges(surviving["sequences"])
+        figures |= loss_figures(rows, held)
+        point = recovery_point(rows, held)
+        figures["recovery_point"] = None if point is None else show_time(point)
         if figures["rpo_seconds"] is None:
             reasons.append(
                 "how far back the loss reaches is not known: nothing before it survived in that time"
             )
-    return {**figures, "attempts": len(rows), "reasons": reasons}
+    return {
+        **figures,
+        "duplicate_writes": surviving.get("duplicates"),
+        "attempts": len(rows),
+        "reasons": reasons,
+    }
 
 
 def known_figures(rows: list[Row], endpoints: Sequence[str], window: Window, interval: int) -> dict[str, Any]:

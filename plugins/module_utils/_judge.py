@@ -172,6 +172,14 @@ def judge_clocks(clock: Sequence[Mapping[str, Any]], needed: bool) -> list[str]:
     return [f"the clock offset is not known of: {', '.join(unknown)}"] if unknown else []
 
 
+def judge_skew(evidence: Mapping[str, Any]) -> list[str]:
+    """How far the stores are apart has no objective, but it must be known."""
+    if evidence["scenario"] not in MEASURED:
+        return []
+    _skew, why = _evidence.consistency_skew(evidence["stores"])
+    return [f"the consistency skew between the stores is not known: {why}"] if why else []
+
+
 def judge_measurement(evidence: Mapping[str, Any], complete: bool) -> list[str]:
     """Whether the canary looked at everything that was promised."""
     reasons = []
@@ -196,6 +204,7 @@ def judge(evidence: Mapping[str, Any], complete: bool) -> list[str]:
         for store in evidence["stores"]
         for reason in judge_store(evidence["scenario"], store, evidence["objectives"].get(store["name"]))
     ]
+    reasons += judge_skew(evidence)
     reasons += judge_lost_commits(evidence)
     reasons += judge_restore(evidence)
     reasons += judge_checks(evidence["checks"])

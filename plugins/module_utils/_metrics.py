@@ -17,6 +17,7 @@ OF_STORES = [
     ("lost_writes", "Acknowledged writes that the surviving copy does not hold.", "rpo_lost_writes"),
     ("dual_writer_writes", "Writes acknowledged by a second writer.", "dual_writer_writes"),
     ("acknowledged_writes", "Writes that were acknowledged.", "acked_writes"),
+    ("duplicate_writes", "Writes that the surviving copy holds once more.", "duplicate_writes"),
 ]
 
 
@@ -44,6 +45,11 @@ def of_drill(evidence: Mapping[str, Any]) -> list[tuple[str, str, float | int | 
             sum(bool(gate["overridden"]) for gate in evidence["gates"]),
         ),
         ("lost_commits", "Commits that only the old side had.", commits["count"]),
+        (
+            "consistency_skew_seconds",
+            "How far the stores' recovery points are apart.",
+            evidence["consistency_skew_seconds"],
+        ),
     ]
 
 

@@ -408,6 +408,21 @@ def outage_bands(store: Mapping[str, Any], scale: Scale, y: int, height: int) ->
     return "".join(drawn)
 
 
+def lanes_of(
+    rows: Sequence[_evidence.Row], interval: float, alone: bool
+) -> list[tuple[str, Sequence[_evidence.Row], float]]:
+    """Name, attempts and interval of each lane of a store: one for each endpoint, or one for all of them
+    when other stores are drawn too."""
+    endpoints = sorted({row.endpoint for row in rows})
+    if alone:
+        return [
+            (f"acknowledged through {name}", [row for row in rows if row.endpoint == name], interval)
+            for name in endpoints
+        ]
+    names = " and ".join(endpoints)
+    return [(f"acknowledged through {names}", rows, interval / len(endpoints))] if endpoints else []
+
+
 def store_lanes(
     store: Mapping[str, Any],
     rows: Sequence[_evidence.Row],
@@ -415,6 +430,7 @@ def store_lanes(
     top_y: int,
     colours: Mapping[str, int],
     interval: float,
+    alone: bool,
 ) -> tuple[str, int]:
     """One store's part of the drawing; the y where the next part begins."""
     mine = [row for row in rows if row.store == store["name"]]
@@ -424,9 +440,9 @@ def store_lanes(
     drawn.append(lost_marks(store, mine, scale, y + 25))
     y += 44
     bands_top = y - 20
-    for endpoint in sorted({row.endpoint for row in mine}):
-        drawn.append(label(0, 0, y + 12, f"acknowledged through {endpoint}", "t lane"))
-        drawn.append(density([row for row in mine if row.endpoint == endpoint], scale, y + 18, interval))
+    for name, part, each in lanes_of(mine, interval, alone):
+        drawn.append(label(0, 0, y + 12, name, "t lane"))
+        drawn.append(density(part, scale, y + 18, each))
         y += 58
     # The bands lie over the lanes of the endpoints.
     drawn.append(outage_bands(store, scale, bands_top, y - bands_top - 4))
@@ -454,7 +470,9 @@ def timeline(evidence: Mapping[str, Any], rows: Sequence[_evidence.Row]) -> str:
         return ""
     y += 8
     for store in evidence["stores"]:
-        part, y = store_lanes(store, rows, scale, y, colours, evidence["canary"]["interval_ms"] * 1000)
+        interval = evidence["canary"]["interval_ms"] * 1000
+        alone = len(evidence["stores"]) == 1
+        part, y = store_lanes(store, rows, scale, y, colours, interval, alone)
         drawn += part
     picture = tag(
         "svg",
@@ -503,6 +521,7 @@ def store_details(store: Mapping[str, Any]) -> str:
         ("Acknowledged", number(store["acked_writes"])),
         ("Of these held by the surviving copy", number(store["surviving_writes"])),
         ("Without an answer (no promise, so no loss)", number(store["unanswered_writes"])),
+        ("Held once more than they were written", number(store["duplicate_writes"])),
         ("Region", pair(store["region_before"], store["region_after"])),
         ("Timeline", pair(store["timeline_before"], store["timeline_after"])),
         ("Position", pair(store["position_before"], store["position_after"])),
@@ -598,6 +617,7 @@ def render(evidence: Mapping[str, Any], rows: Sequence[_evidence.Row]) -> str:
             _report_parts.overrides(evidence),
             why_not(evidence),
             section("Objectives against what was measured", objectives(evidence)),
+            _report_parts.consistency(evidence),
             _report_parts.restore(evidence),
             section("What happened when", timeline(evidence, mine)),
             _report_parts.lost_writes(evidence, mine),

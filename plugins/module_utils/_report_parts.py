@@ -116,6 +116,36 @@ def restore(evidence: Evidence) -> str:
     return section("Restore proof", made)
 
 
+# --- the stores beside each other ---------------------------------------------------------
+
+
+def consistency(evidence: Evidence) -> str:
+    """How far the stores' copies are apart, where there are several."""
+    stores, skew = evidence["stores"], evidence["consistency_skew_seconds"]
+    if len(stores) < 2:
+        return ""
+    points = [store["recovery_point"] for store in stores]
+    newest = max((_evidence.read_time(point) for point in points if point), default=0)
+    rows = [
+        [
+            text(store["name"]),
+            or_unknown(point and point[11:23]),
+            number(_evidence.seconds(newest - _evidence.read_time(point)) if point else None, "s", 3),
+            number(store["duplicate_writes"]),
+        ]
+        for store, point in zip(stores, points, strict=True)
+    ]
+    said = "It is not known how far" if skew is None else f"{skew:.3f}\u00a0s is how far"
+    note = (
+        f"{said} the copies that were gone on with are apart. Each reaches to its last surviving write from"
+        " before the writes went to another region."
+    )
+    head = ["Store", "Copy reaches to", "Behind the newest", "Held twice"]
+    return section(
+        "Consistency between the stores", tag("p", text(note)) + table(head, rows, "Consistency", (1, 2, 3))
+    )
+
+
 # --- lost writes -----------------------------------------------------------------------
 
 
