@@ -9,6 +9,7 @@ from typing import Any
 
 HEALTHY, DEGRADED, UNABLE = 0, 1, 2
 WORDS = {HEALTHY: "healthy", DEGRADED: "degraded", UNABLE: "unable to switch"}
+MOST = 24
 COLUMNS = ("store", "region", "host", "role", "timeline", "lag bytes", "lag s", "last backup", "reasons")
 
 
@@ -40,6 +41,9 @@ def lag_is_known(row: Mapping[str, Any]) -> bool:
 def switchable(store: str, rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """Why a planned switch of this store is not possible now; empty when it is."""
     primaries = [row for row in rows if row["role"] == "primary"]
+    # Of a cluster that takes writes at each of its hosts there is one a region.
+    if all(row.get("shared") for row in primaries):
+        primaries = list({row["region"]: row for row in primaries}.values())
     if len(primaries) > 1:
         return [f"{store}: more than one primary ({', '.join(row['host'] for row in primaries)})"]
     if not primaries:
@@ -82,7 +86,8 @@ def table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """The rows as aligned text; a figure that is not known is a dash."""
 
     def text(value: Any) -> str:
-        return "-" if value is None else str(value)
+        # Of an id its beginning tells it apart.
+        return "-" if value is None else str(value) if len(str(value)) <= MOST else f"{str(value)[:8]}…"
 
     cells = [list(COLUMNS)]
     for row in rows:
