@@ -50,8 +50,8 @@ SCENARIOS = {
 
 def headline(evidence: Mapping[str, Any]) -> str:
     """One sentence that says what it cost."""
-    parts = []
-    for store in evidence["stores"]:
+    parts = [headline_of_all(evidence)] if len(evidence["stores"]) > 1 else []
+    for store in evidence["stores"] if len(evidence["stores"]) == 1 else []:
         if None in (store["acked_writes"], store["rpo_lost_writes"], store["outage_seconds"]):
             parts.append(f"{store['name']}: not all figures are known")
             continue
@@ -71,6 +71,29 @@ def headline(evidence: Mapping[str, Any]) -> str:
         count = "not known" if commits["count"] is None else f"{commits['count']:,}"
         parts.append(f"Commits that only the old side had: {count}")
     return ". ".join(parts) + "." if parts else "No store was measured."
+
+
+def headline_of_all(evidence: Mapping[str, Any]) -> str:
+    """The same of several stores together; each for itself stands below."""
+    stores = evidence["stores"]
+    unknown = [
+        store["name"]
+        for store in stores
+        if None in (store["acked_writes"], store["rpo_lost_writes"], store["outage_seconds"])
+    ]
+    if unknown:
+        return f"{len(stores)} stores: not all figures are known of {', '.join(unknown)}"
+    lost = sum(store["rpo_lost_writes"] for store in stores)
+    saved = lost and _judge.is_accounted(evidence) and not any(_judge.unaccounted(store) for store in stores)
+    slowest = max(stores, key=lambda store: float(store["outage_seconds"]))
+    said = (
+        f"{len(stores)} stores: of {sum(store['acked_writes'] for store in stores):,} acknowledged writes"
+        f" {f'{lost:,}' if lost else 'none'} {'was' if lost < 2 else 'were'} lost"
+        f"{', and saved from the old side' if saved else ''}; the longest time without a write was"
+        f" {slowest['outage_seconds']:.2f}\u00a0s, of {slowest['name']}"
+    )
+    skew = evidence["consistency_skew_seconds"]
+    return said if skew is None else f"{said}; the copies reach within {skew:.2f}\u00a0s of each other"
 
 
 def lost_words(evidence: Mapping[str, Any], store: Mapping[str, Any]) -> str:

@@ -265,6 +265,10 @@ ANSWERS = {
 }
 
 
+def when(changed: str) -> str:
+    return f"<LastModified>{changed}</LastModified>"
+
+
 class Objects(Server):
     """An S3 that keeps objects with the time of their writing."""
 
@@ -313,7 +317,7 @@ class Objects(Server):
         names = found[:1000]
         more = "true" if len(found) > len(names) else "false"
         entries = "".join(
-            f"<Contents><Key>{name}</Key><LastModified>{self.objects[name][1]}</LastModified></Contents>"
+            f"<Contents><Key>{name}</Key><Size>8</Size>{when(self.objects[name][1])}</Contents>"
             for name in names
         )
         return f"<ListBucketResult><IsTruncated>{more}</IsTruncated>{entries}</ListBucketResult>".encode()

@@ -419,6 +419,8 @@ class Store:
     """One store behind its endpoints."""
 
     prune_every = PRUNE_EVERY
+    # Whether what is old is told by the ledger's first number, which may take long to find.
+    prune_by_number = True
 
     def __init__(self, config: StoreConfig, whole: Config, counter: Counter, stop: Stop) -> None:
         self.config = config
@@ -790,9 +792,9 @@ class Housekeeper(threading.Thread):
             if time.monotonic() < store.next_prune:
                 continue
             store.next_prune = time.monotonic() + store.prune_every
-            first = self.ledger.first_sequence(store.config.name)
+            first = self.ledger.first_sequence(store.config.name) if store.prune_by_number else 0
             if first is not None and (removed := store.prune(first)):
-                say(f"{store.config.name}: removed {removed} numbers below {first}")
+                say(f"{store.config.name}: removed {removed} old numbers")
 
 
 class Flusher(threading.Thread):

@@ -43,7 +43,9 @@ STATUS = {
     507: "full",
 }
 CODE = re.compile(rb"<Code>([A-Za-z]{1,40})</Code>")
-ENTRY = re.compile(r"<Key>([^<]+)</Key>\s*<LastModified>([^<]+)</LastModified>")
+ENTRY = re.compile(r"<Contents>(.*?)</Contents>", re.DOTALL)
+NAME = re.compile(r"<Key>([^<]+)</Key>")
+CHANGED = re.compile(r"<LastModified>([^<]+)</LastModified>")
 
 
 def key_of(sequence: int) -> str:
@@ -184,9 +186,10 @@ class ObjectSession(WireSession):
         """The first thousand names, as far as they are that old."""
         listing = self.need(self.request("GET", "", deadline, query={"list-type": "2", "prefix": PREFIX}))
         found = []
-        for name, changed in ENTRY.findall(listing.decode()):
-            if datetime.fromisoformat(changed) < limit:
-                found.append(html.unescape(name))
+        for entry in ENTRY.findall(listing.decode()):
+            name, changed = NAME.search(entry), CHANGED.search(entry)
+            if name and changed and datetime.fromisoformat(changed[1]) < limit:
+                found.append(html.unescape(name[1]))
         return found
 
     def delete(self, names: list[str], deadline: float) -> None:

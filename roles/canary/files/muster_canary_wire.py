@@ -294,6 +294,7 @@ class WireStore(Store):
     """A store behind one endpoint per region, reached over TLS."""
 
     session_class: type[WireSession]
+    prune_by_number = False
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
