@@ -83,11 +83,11 @@ def roles_of(host: str, groups: Mapping[str, Any], settings: Mapping[str, Any]) 
 
 
 def check_leased(found: list[str], settings: Mapping[str, Any]) -> Iterator[str]:
-    """The agents stop PostgreSQL when their word ends, and nothing else: another store would go on writing."""
+    """The agents stop PostgreSQL alone when their word ends: another store would go on taking writes."""
     others = [store for store in found if store != "postgresql"]
     if others and str(settings.get("dr_autofailover") or "").lower() in ("true", "yes", "1"):
         yield (
-            f"dr_autofailover is on, but only PostgreSQL fences itself so far: turn it off, or take "
+            "dr_autofailover is on, but only PostgreSQL fences itself so far: turn it off, or take "
             f"{', '.join(others)} out of the inventory"
         )
 

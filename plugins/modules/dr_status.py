@@ -9,7 +9,7 @@ module: dr_status
 short_description: Put together what the stores say, and judge whether the platform could switch
 version_added: 0.1.0
 description:
-  - Reads the fact C(recovery_statuses), to which each store's status verb has added its own, prints one table and
+  - Reads the fact C(recovery_statuses), to which each store's status verb adds its own. Prints one table, and
     writes JSON.
   - A host that said nothing is unknown, and unknown counts against.
 options:

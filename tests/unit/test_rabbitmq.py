@@ -403,21 +403,22 @@ def test_a_promotion_takes_an_epoch_that_the_lost_region_cannot_have(pair: World
 @pytest.mark.parametrize(
     ("fence", "up", "sentence"),
     [
-        ({}, False, "region north is not proven to be fenced"),
-        (proof(region="south"), False, "the fence is of region south, not of north"),
+        # Made when the test runs: a proof grows old.
+        (dict, False, "region north is not proven to be fenced"),
+        (lambda: proof(region="south"), False, "the fence is of region south, not of north"),
         (
-            proof(proven_at=(datetime.now(UTC) - timedelta(minutes=6)).isoformat()),
+            lambda: proof(proven_at=(datetime.now(UTC) - timedelta(minutes=6)).isoformat()),
             False,
             "was proven 36",
         ),
-        (proof(), True, "refused: RabbitMQ on north-1 runs, whatever the fence says"),
+        (proof, True, "refused: RabbitMQ on north-1 runs, whatever the fence says"),
     ],
 )
 def test_a_promotion_refuses(
-    pair: World, run_module: Run, fence: dict[str, Any], up: bool, sentence: str
+    pair: World, run_module: Run, fence: Callable[[], dict[str, Any]], up: bool, sentence: str
 ) -> None:
     pair.clusters["north"].up = up
-    answer = run_module(rabbitmq_promote, options(**SWITCH, fence=fence))
+    answer = run_module(rabbitmq_promote, options(**SWITCH, fence=fence()))
     assert sentence in answer["msg"]
     assert pair.log == []
 

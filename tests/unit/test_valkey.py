@@ -282,26 +282,26 @@ def test_a_promotion_again(valkeys: Platform, run_module: Run) -> None:
 @pytest.mark.parametrize(
     ("break_it", "fence", "sentence"),
     [
-        (lambda n: None, {}, "refused: region north is not proven to be fenced"),
-        (lambda n: None, proof(region="south"), "refused: the fence is of region south, not of north"),
+        (lambda n: None, None, "refused: region north is not proven to be fenced"),
+        (lambda n: None, {"region": "south"}, "refused: the fence is of region south, not of north"),
         (
             lambda n: n["north-1"].__dict__.update(down=False),
-            proof(),
+            {},
             "refused: north-1 takes writes, whatever the fence says",
         ),
         (
             lambda n: [n[h].__dict__.update(down=True) for h in ("south-1", "south-2")],
-            proof(),
+            {},
             "refused: only 1 of 3 hosts of region south answer (south-1: Connection refused; south-2: Connection refused)",
         ),
         (
             lambda n: [n[f"south-{i}"].__dict__.update(copying=1) for i in (1, 2, 3)],
-            proof(),
+            {},
             "refused: no host of region south holds a whole copy",
         ),
         (
             lambda n: [n[h].__dict__.update(sentinel_down=True) for h in ("south-1", "south-2")],
-            proof(),
+            {},
             "no majority of the Sentinels of region south answers: as a primary it would not be safe",
         ),
     ],
@@ -310,12 +310,12 @@ def test_a_promotion_refuses(
     valkeys: Platform,
     run_module: Run,
     break_it: Callable[[Any], Any],
-    fence: dict[str, Any],
+    fence: dict[str, Any] | None,
     sentence: str,
 ) -> None:
     lose_north(valkeys)
     break_it(valkeys.nodes)
-    found = run_module(valkey_promote, {**MOVE, "fence": fence})
+    found = run_module(valkey_promote, {**MOVE, "fence": {} if fence is None else proof(**fence)})
     assert found["msg"] == sentence
     assert not [call for call in valkeys.calls if "NO ONE" in call]
 
