@@ -105,6 +105,34 @@ def test_judgement(rows: list[Row], code: int, reasons: list[str]) -> None:
     assert found["status"] == ["healthy", "degraded", "unable to switch"][code]
 
 
+@pytest.mark.parametrize(
+    ("more", "code"),
+    [
+        ({}, 2),
+        ({"lag_measure": "lag_messages"}, 2),
+        ({"lag_measure": "lag_messages", "lag_messages": None}, 2),
+        ({"lag_measure": "lag_messages", "lag_messages": 0}, 0),
+        ({"lag_measure": "lag_seconds"}, 0),
+    ],
+)
+def test_a_lag_is_known_in_what_the_store_counts(more: Row, code: int) -> None:
+    assert judge([row("n1", "primary"), row("s1", lag_bytes=None, **more)])["exit_code"] == code
+
+
+def test_a_cluster_that_takes_writes_everywhere_is_one_primary_a_region() -> None:
+    rows = [row(host, "primary", shared=True) for host in ("n1", "n2")] + [row("s1", shared=True)]
+    assert judge(rows)["exit_code"] == 0
+    found = judge([*rows[:2], row("s1", "primary", shared=True)])
+    assert (found["exit_code"], found["reasons"]) == (2, ["postgresql: more than one primary (n2, s1)"])
+    # Who does not say so is not believed.
+    assert judge([rows[0], row("n2", "primary"), rows[2]])["exit_code"] == 2
+
+
+def test_of_a_long_timeline_the_beginning_is_shown() -> None:
+    head, line = table([row("n1", "primary", timeline="7758756db5fc03d076f424ae959b1ea8cdd27cdc")])
+    assert line[head.index("timeline") :].startswith("7758756d… ")
+
+
 def test_a_reason_is_told_once() -> None:
     rows = [row(host, reasons=["no primary answers"]) for host in ("s1", "s2")]
     assert judge([row("n1", "primary"), *rows])["reasons"] == ["no primary answers"]

@@ -54,3 +54,45 @@ def test_members_are_in_the_inventory_order() -> None:
 @pytest.mark.parametrize("call", ["'etcd', 'east'", "'kafka', 'north'"])
 def test_no_members_of_an_unknown_region_or_service(call: str) -> None:
     assert template(f"g | muster.platform.members({call})", g=GROUPS) == []
+
+
+STORES = {
+    "all": ["n1", "n2", "n3", "s1", "s2", "s3"],
+    "region_north": ["n1", "n2", "n3"],
+    "region_south": ["s1", "s2", "s3"],
+    "postgresql": ["n1", "n2", "s1", "s2"],
+    "valkey": ["n1", "n2", "n3", "s1", "s2", "s3"],
+    "object_storage": ["n2", "s2"],
+    "rabbitmq": [],
+    "etcd": ["n1", "s1"],
+    "haproxy": ["n3", "s3"],
+}
+
+
+def test_a_store_is_a_role_that_can_be_handed_over_and_has_hosts() -> None:
+    assert template("g | muster.platform.stores", g=STORES) == ["object_storage", "postgresql", "valkey"]
+    assert template("g | muster.platform.stores(['haproxy', 'valkey'])", g=STORES) == ["valkey"]
+    assert template("g | muster.platform.stores([])", g=STORES) == []
+
+
+def test_the_hosts_of_all_stores_are_listed_once() -> None:
+    assert sorted(template("g | muster.platform.store_hosts", g=STORES)) == STORES["all"]
+    assert sorted(template("g | muster.platform.store_hosts('south')", g=STORES)) == ["s1", "s2", "s3"]
+    assert template("g | muster.platform.store_hosts('east')", g=STORES) == []
+
+
+def test_each_store_is_moved_by_a_host_of_its_own_while_there_are_any() -> None:
+    movers = "g | muster.platform.movers('south', hosts)"
+    assert template(movers, g=STORES, hosts=STORES["all"]) == {
+        "object_storage": "s2", "postgresql": "s1", "valkey": "s3",
+    }  # fmt: skip
+    # s3 cannot be asked: two stores share a host, and one of which nobody answers is left out.
+    assert template(movers, g=STORES, hosts=["s1", "s2"]) == {
+        "object_storage": "s2", "postgresql": "s1", "valkey": "s1",
+    }  # fmt: skip
+    assert template(movers, g=STORES, hosts=["s3"]) == {"valkey": "s3"}
+
+
+def test_a_host_that_is_preferred_moves_its_store_where_it_can() -> None:
+    movers = "g | muster.platform.movers('south', g['all'], {'postgresql': 's2', 'valkey': 'n1'})"
+    assert template(movers, g=STORES) == {"object_storage": "s2", "postgresql": "s2", "valkey": "s1"}
