@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import http.client
 import json
 import ssl
 import time
-import urllib.request
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -276,12 +276,14 @@ def epoch_of(store: Mapping[str, Any], config: Mapping[str, Any], region: str | 
     """The region's epoch, from the gate of the first of its nodes that tells it."""
     context = ssl.create_default_context(cafile=store["ca"])
     for host in config.get("regions", {}).get(region or "", []):
-        url = f"https://{host}:{store['state_port']}/primary"
+        gate = http.client.HTTPSConnection(host, int(store["state_port"]), timeout=2, context=context)
         try:
-            with urllib.request.urlopen(url, timeout=2, context=context) as response:
-                return int(json.load(response)["epoch"])
-        except (OSError, ValueError, KeyError, TypeError):
+            gate.request("GET", "/primary")
+            return int(json.loads(gate.getresponse().read())["epoch"])
+        except (OSError, http.client.HTTPException, ValueError, KeyError, TypeError):
             continue
+        finally:
+            gate.close()
     return None
 
 
