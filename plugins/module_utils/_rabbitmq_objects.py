@@ -165,7 +165,7 @@ def _deletions(have: Objects, want: Objects, declared: Mapping[str, Any], role: 
         if mine and (vhost, component, name) not in want["parameters"]:
             found.append(("parameters", component, vhost, name))
     if declared["standby"]["mode"] != "shovel":
-        stale = {(vhost, name) for vhost, name in declared_.backlog_queues(declared)}
+        stale = set(declared_.backlog_queues(declared))
         # First, because it may be refused.
         found[:0] = [("queues", *key) for key in sorted(stale & set(have["queues"]))]
     if ("guest",) in have["users"]:

@@ -160,7 +160,8 @@ def run(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
                 f"{key.name} was not removed", client.delete_object, Bucket=params["target"], Key=key.name
             )
             continue
-        assert key.then is not None
+        if key.then is None:
+            raise MusterError(f"{key.name} was not restored: it had no version then")
         source = {"Bucket": params["bucket"], "Key": key.name, "VersionId": key.then["VersionId"]}
         failure = f"{key.name} was not restored"
         copied = _s3.call(

@@ -117,7 +117,6 @@ from ansible_collections.muster.platform.plugins.module_utils._errors import Mus
 from ansible_collections.muster.platform.plugins.module_utils._rabbitmq import (
     OPTIONS,
     Region,
-    Role,
     primary_region,
     regions_from,
 )
@@ -127,8 +126,6 @@ from ansible_collections.muster.platform.plugins.module_utils._rabbitmq_node imp
     nodes,
     read_file,
 )
-
-Roles = dict[str, Role | MusterError | None]
 
 
 def look(region: Region) -> dict[str, Any]:

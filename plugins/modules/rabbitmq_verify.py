@@ -60,7 +60,8 @@ options:
 attributes:
   check_mode:
     description: Does nothing in check mode, since it would write.
-    support: none
+    support: partial
+    details: Nothing is published or consumed then.
 author: The Muster authors (@muster-platform)
 """
 

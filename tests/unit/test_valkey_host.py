@@ -463,7 +463,7 @@ def test_the_file_of_users_holds_no_password() -> None:
     text = filters.valkey_acl_file([{"name": "a", "password": 'p " \\', "rules": " ~*\n +@all "}])
     digest = hashlib.sha256(b'p " \\').hexdigest()
     assert text.splitlines() == [
-        "user default off sanitize-payload resetchannels -@all",
+        "user default off sanitize-payload ~* &* +@all",
         f"user a on sanitize-payload resetchannels #{digest} ~* +@all",
     ]
     shown = filters.valkey_acl_file([{"name": "a", "password": "p", "rules": "~* +@all"}], passwords=False)

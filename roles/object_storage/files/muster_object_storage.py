@@ -621,7 +621,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def allowed(self, key: str) -> bool:
-        word, _, given = (self.headers.get("Authorization") or "").partition(" ")
+        word, _space, given = (self.headers.get("Authorization") or "").partition(" ")
         if word == "Bearer" and token_is_good(given, key):
             return True
         self.answer(401, {"error": "a token signed with the cluster's key is needed"})

@@ -84,7 +84,7 @@ class Peer:
             size = int(rest)
             return None if size < 0 else self.stream.read(size + 2)[:-2].decode(errors="replace")
         if kind == b"*":
-            return None if int(rest) < 0 else [self._answer() for _ in range(int(rest))]
+            return None if int(rest) < 0 else [self._answer() for _number in range(int(rest))]
         raise OSError("an unexpected answer")
 
 
