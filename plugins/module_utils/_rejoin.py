@@ -23,7 +23,7 @@ from typing import Any
 from ansible_collections.muster.platform.plugins.module_utils import _diverged
 from ansible_collections.muster.platform.plugins.module_utils._errors import MusterError
 from ansible_collections.muster.platform.plugins.module_utils._etcd import EtcdClient
-from ansible_collections.muster.platform.plugins.module_utils._fence import Fence, servers
+from ansible_collections.muster.platform.plugins.module_utils._fence import Fence, postgresql_fence, servers
 from ansible_collections.muster.platform.plugins.module_utils._files import write_file
 from ansible_collections.muster.platform.plugins.module_utils._patroni import (
     Survey,
@@ -117,7 +117,7 @@ def alone(params: Params) -> _diverged.Alone:
 
 
 def fence_of(params: Params) -> Fence:
-    return Fence(
+    return postgresql_fence(
         params["data_directory"], params["marker"], params["unit"], (params["port"], params["api_port"])
     )
 

@@ -22,6 +22,7 @@ from typing import Any
 
 from ansible_collections.muster.platform.plugins.module_utils import _valkey_isolated
 from ansible_collections.muster.platform.plugins.module_utils._errors import MusterError
+from ansible_collections.muster.platform.plugins.module_utils._fence import Fence
 from ansible_collections.muster.platform.plugins.module_utils._files import write_file
 from ansible_collections.muster.platform.plugins.module_utils._systemd import systemctl
 from ansible_collections.muster.platform.plugins.module_utils._valkey import (
@@ -30,7 +31,6 @@ from ansible_collections.muster.platform.plugins.module_utils._valkey import (
     Server,
     Survey,
 )
-from ansible_collections.muster.platform.plugins.module_utils._valkey_fence import ValkeyFence
 from ansible_collections.muster.platform.plugins.module_utils._valkey_member import Member
 from ansible_collections.muster.platform.plugins.module_utils._valkey_state import (
     SENTINEL_UNIT,
@@ -58,7 +58,7 @@ class Rejoin:
     regions: Mapping[str, Any]
     access: Access
     place: Place
-    fence: ValkeyFence
+    fence: Fence
     member: Member
     save_directory: str
     max_keys: int

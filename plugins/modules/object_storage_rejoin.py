@@ -64,7 +64,11 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.muster.platform.plugins.module_utils._errors import MusterError
 from ansible_collections.muster.platform.plugins.module_utils._files import write_file
-from ansible_collections.muster.platform.plugins.module_utils._object_fence import KEEPER, SERVER, ObjectFence
+from ansible_collections.muster.platform.plugins.module_utils._object_fence import (
+    KEEPER,
+    SERVER,
+    object_fence,
+)
 from ansible_collections.muster.platform.plugins.module_utils._object_storage import (
     OPTIONS,
     Region,
@@ -91,7 +95,7 @@ class Rejoin:
     def __init__(self, stores: Stores, params: dict[str, Any]) -> None:
         self.stores = stores
         self.params = params
-        self.fence = ObjectFence(stores.given)
+        self.fence = object_fence(stores.given)
         self.primary = primary_of(stores)
         note = self.fence.marked()
         if note is None:

@@ -9,24 +9,8 @@ module: postgresql_fence
 short_description: Keep PostgreSQL on this host from taking writes, also after a reboot
 version_added: 0.1.0
 description:
-  - "V(fenced) stops Patroni and PostgreSQL, by force when they do not stop by themselves, masks Patroni's
-    unit for good, and proves it: the unit is masked, no server process is left, nothing listens."
-  - A fence that cannot be proven is an error.
-  - V(released) takes the fence down, and starts nothing.
+  - Stops Patroni and PostgreSQL, masks Patroni's unit, and sees that no server process is left and nothing listens.
 options:
-  state:
-    description: What the host shall be.
-    type: str
-    choices: [fenced, released]
-    default: fenced
-  operation:
-    description: Which operation puts the fence up; kept in O(marker) for a person.
-    type: str
-    default: ''
-  reason:
-    description: Why; kept in O(marker) for a person.
-    type: str
-    default: ''
   data_directory:
     description: PostgreSQL's data directory.
     type: path
@@ -40,16 +24,9 @@ options:
     type: list
     elements: int
     default: [5432, 8008]
-  grace:
-    description: Seconds that PostgreSQL may take to stop by itself.
-    type: float
-    default: 5
 extends_documentation_fragment:
+  - muster.platform.fence
   - muster.platform.patroni.unit
-attributes:
-  check_mode:
-    description: Says whether it would change anything.
-    support: full
 author: The Muster authors (@muster-platform)
 """
 
@@ -70,63 +47,38 @@ proof:
   returned: when O(state=fenced), outside check mode
   type: dict
   contains:
-    masked: {description: Whether the unit is masked for good., type: bool}
-    processes: {description: How many server processes are left., type: int}
+    masked: {description: Whether the units are masked for good., type: bool}
+    processes: {description: How many processes of the store are left., type: int}
     listening: {description: Which of the ports something listens on., type: list, elements: int}
     proven_at: {description: "When it was seen, by the host's clock, UTC.", type: str}
 note:
-  description: What O(marker) holds; null when there is none.
+  description: What the marker holds; null when there is none.
   returned: always
   type: dict
 """
 
-from datetime import UTC, datetime
-from typing import Any
-
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.muster.platform.plugins.module_utils import _fence
 from ansible_collections.muster.platform.plugins.module_utils._errors import MusterError
-from ansible_collections.muster.platform.plugins.module_utils._fence import Fence, listening, servers
-
-
-def run(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
-    fence = Fence(
-        params["data_directory"], params["marker"], params["unit"], params["ports"], params["grace"]
-    )
-    if params["state"] == "released":
-        changed = fence.stands() if check_mode else fence.take_down()
-        return {"changed": changed, "fenced": False, "note": fence.marked()}
-    if check_mode:
-        return {"changed": bool(fence.doubts()), "note": fence.marked()}
-    changed = fence.put_up({"operation": params["operation"], "reason": params["reason"]})
-    return {
-        "changed": changed,
-        "fenced": True,
-        "note": fence.marked(),
-        "proof": {
-            "masked": fence.masked(),
-            "processes": len(servers(params["data_directory"])),
-            "listening": listening(params["ports"]),
-            "proven_at": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
-        },
-    }
 
 
 def main() -> None:
     module = AnsibleModule(
         argument_spec={
-            "state": {"type": "str", "choices": ["fenced", "released"], "default": "fenced"},
-            "operation": {"type": "str", "default": ""},
-            "reason": {"type": "str", "default": ""},
+            **_fence.ARGUMENTS,
             "data_directory": {"type": "path", "required": True},
             "marker": {"type": "path", "default": "/etc/muster/postgresql/fenced.json"},
             "unit": {"type": "str", "default": "patroni.service"},
             "ports": {"type": "list", "elements": "int", "default": [5432, 8008]},
-            "grace": {"type": "float", "default": 5},
         },
         supports_check_mode=True,
     )
+    params = module.params
     try:
-        module.exit_json(**run(module.params, module.check_mode))
+        fence = _fence.postgresql_fence(
+            params["data_directory"], params["marker"], params["unit"], params["ports"], params["grace"]
+        )
+        module.exit_json(**_fence.run(fence, params, module.check_mode))
     except MusterError as error:
         module.fail_json(msg=str(error))
 

@@ -6,28 +6,11 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: rabbitmq_fence
-short_description: Keep RabbitMQ on this host from taking writes, also after a reboot
+short_description: Keep RabbitMQ on this host from taking messages, also after a reboot
 version_added: 0.1.0
 description:
-  - "V(fenced) stops RabbitMQ, by force when it does not stop by itself, masks its unit for good, and
-    proves it:
-    the unit is masked, no node is left, nothing listens."
-  - A fence that cannot be proven is an error.
-  - V(released) takes the fence down, and starts nothing.
+  - Stops RabbitMQ, masks its unit, and sees that no node is left and nothing listens.
 options:
-  state:
-    description: What the host shall be.
-    type: str
-    choices: [fenced, released]
-    default: fenced
-  operation:
-    description: Which operation puts the fence up; kept in O(marker) for a person.
-    type: str
-    default: ''
-  reason:
-    description: Why; kept in O(marker) for a person.
-    type: str
-    default: ''
   marker:
     description: File that says that the host is fenced. RabbitMQ's unit does not start where it is.
     type: path
@@ -37,14 +20,8 @@ options:
     type: list
     elements: int
     default: [5671, 15671, 25672]
-  grace:
-    description: Seconds that RabbitMQ may take to stop by itself.
-    type: float
-    default: 5
-attributes:
-  check_mode:
-    description: Says whether it would change anything.
-    support: full
+extends_documentation_fragment:
+  - muster.platform.fence
 author: The Muster authors (@muster-platform)
 """
 
@@ -64,60 +41,35 @@ proof:
   returned: when O(state=fenced), outside check mode
   type: dict
   contains:
-    masked: {description: Whether the unit is masked for good., type: bool}
-    processes: {description: How many nodes are left., type: int}
+    masked: {description: Whether the units are masked for good., type: bool}
+    processes: {description: How many processes of the store are left., type: int}
     listening: {description: Which of the ports something listens on., type: list, elements: int}
     proven_at: {description: "When it was seen, by the host's clock, UTC.", type: str}
 note:
-  description: What O(marker) holds; null when there is none.
+  description: What the marker holds; null when there is none.
   returned: always
   type: dict
 """
 
-from typing import Any
-
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.muster.platform.plugins.module_utils import _fence
 from ansible_collections.muster.platform.plugins.module_utils._errors import MusterError
-from ansible_collections.muster.platform.plugins.module_utils._fence import listening
-from ansible_collections.muster.platform.plugins.module_utils._rabbitmq import now
-from ansible_collections.muster.platform.plugins.module_utils._rabbitmq_fence import NodeFence, nodes
-
-
-def run(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
-    fence = NodeFence(marker=params["marker"], ports=params["ports"], grace=params["grace"])
-    if params["state"] == "released":
-        changed = fence.stands() if check_mode else fence.take_down()
-        return {"changed": changed, "fenced": False, "note": fence.marked()}
-    if check_mode:
-        return {"changed": bool(fence.doubts()), "note": fence.marked()}
-    changed = fence.put_up({"operation": params["operation"], "reason": params["reason"]})
-    return {
-        "changed": changed,
-        "fenced": True,
-        "note": fence.marked(),
-        "proof": {
-            "masked": fence.masked(),
-            "processes": len(nodes()),
-            "listening": listening(params["ports"]),
-            "proven_at": now(),
-        },
-    }
+from ansible_collections.muster.platform.plugins.module_utils._rabbitmq_fence import rabbitmq_fence
 
 
 def main() -> None:
     module = AnsibleModule(
         argument_spec={
-            "state": {"type": "str", "choices": ["fenced", "released"], "default": "fenced"},
-            "operation": {"type": "str", "default": ""},
-            "reason": {"type": "str", "default": ""},
+            **_fence.ARGUMENTS,
             "marker": {"type": "path", "default": "/etc/muster/rabbitmq/fenced.json"},
             "ports": {"type": "list", "elements": "int", "default": [5671, 15671, 25672]},
-            "grace": {"type": "float", "default": 5},
         },
         supports_check_mode=True,
     )
+    params = module.params
     try:
-        module.exit_json(**run(module.params, module.check_mode))
+        fence = rabbitmq_fence(params["marker"], params["ports"], params["grace"])
+        module.exit_json(**_fence.run(fence, params, module.check_mode))
     except MusterError as error:
         module.fail_json(msg=str(error))
 

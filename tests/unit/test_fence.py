@@ -184,7 +184,7 @@ def test_a_unit_that_does_not_end_is_no_fence(
 
     monkeypatch.setattr(_fence, "wait_until", soon)
     answer = run_module(postgresql_fence, unit.arguments())
-    assert answer["msg"] == f"waited 10 s for PostgreSQL in {unit.data} to end"
+    assert answer["msg"] == f"waited 10 s for PostgreSQL in {unit.data}, or Patroni, to end"
 
 
 def test_a_mask_that_fails_is_told(unit: Unit, run_module: Run) -> None:

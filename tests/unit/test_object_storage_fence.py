@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.muster.platform.plugins.module_utils import _object_fence
+from ansible_collections.muster.platform.plugins.module_utils import _fence, _object_fence
 from ansible_collections.muster.platform.plugins.module_utils._errors import MusterError
 from ansible_collections.muster.platform.plugins.modules import (
     object_storage_fence,
@@ -37,11 +37,10 @@ class Units:
         self.running = {_object_fence.KEEPER, _object_fence.SERVER}
         self.stubborn = False
         self.killed: list[int] = []
-        patch.setattr(_object_fence, "systemctl", self.systemctl)
+        patch.setattr(_fence, "systemctl", self.systemctl)
         patch.setattr(_object_fence, "programs", lambda *_words: list(range(1000, 1000 + len(self.running))))
-        patch.setattr(_object_fence, "listening", lambda ports: [ports[0]] if self.running else [])
-        patch.setattr(_object_fence.os, "kill", self.kill)
-        patch.setattr(object_storage_fence, "listening", lambda _ports: [])
+        patch.setattr(_fence, "listening", lambda ports: [ports[0]] if self.running else [])
+        patch.setattr(_fence.os, "kill", self.kill)
         patch.setattr(object_storage_rejoin, "systemctl", self.systemctl)
 
     def kill(self, process: int, _number: int) -> None:
@@ -52,6 +51,8 @@ class Units:
         verb, units = words[0], [word for word in words[1:] if not word.startswith("--")]
         if verb == "is-enabled":
             return "masked" if units[0] in self.masked else "enabled"
+        if verb == "show":
+            return "active" if units[0] in self.running else "inactive"
         for unit in units:
             if verb == "stop" and not self.stubborn:
                 self.running.discard(unit)
@@ -88,7 +89,8 @@ def test_a_fence_is_put_up_proven_and_taken_down(regions: World, units: Units, r
     assert answer["changed"]
     assert answer["fenced"]
     assert answer["note"]["operation"] == "failover"
-    assert answer["proof"]["masked"] == [_object_fence.KEEPER, _object_fence.SERVER]
+    assert answer["proof"]["masked"] is True
+    assert units.masked == {_object_fence.KEEPER, _object_fence.SERVER}
     assert answer["proof"]["processes"] == 0
     assert units.killed == []
     assert fence(run_module, regions)["changed"] is False
@@ -110,7 +112,7 @@ def test_what_does_not_stop_is_killed(regions: World, units: Units, run_module: 
 def test_an_unproven_fence_is_a_failure(
     regions: World, units: Units, run_module: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_object_fence, "listening", lambda _ports: [8888])
+    monkeypatch.setattr(_fence, "listening", lambda _ports: [8888])
     answer = fence(run_module, regions)
     assert answer["failed"]
     assert answer["msg"] == "the fence is not proven: something listens on port 8888"

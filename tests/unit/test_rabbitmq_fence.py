@@ -22,13 +22,10 @@ class Systemd:
         self.stubborn = False
         self.ports = [5671]
         self.log: list[str] = []
-        for module in (_fence, _rabbitmq_fence):
-            monkeypatch.setattr(module, "systemctl", self)
+        monkeypatch.setattr(_fence, "systemctl", self)
         monkeypatch.setattr(_rabbitmq_fence, "nodes", lambda: [7] if self.active == "active" else [])
-        monkeypatch.setattr(rabbitmq_fence, "nodes", lambda: [])
-        for module in (_rabbitmq_fence, rabbitmq_fence):
-            monkeypatch.setattr(module, "listening", lambda ports: [p for p in self.ports if p in ports])
-        monkeypatch.setattr(_rabbitmq_fence.os, "kill", self.kill)
+        monkeypatch.setattr(_fence, "listening", lambda ports: [p for p in self.ports if p in ports])
+        monkeypatch.setattr(_fence.os, "kill", self.kill)
 
     def kill(self, _process: int, _signal: int) -> None:
         self.active, self.ports = "failed", []
@@ -81,7 +78,7 @@ def test_one_that_does_not_stop_is_killed(
 def test_a_fence_that_is_not_proven_is_an_error(
     systemd: Systemd, arguments: dict[str, Any], run_module: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_rabbitmq_fence, "listening", lambda _ports: [15671])
+    monkeypatch.setattr(_fence, "listening", lambda _ports: [15671])
     answer = run_module(rabbitmq_fence, arguments)
     assert answer["msg"] == "the fence is not proven: something listens on port 15671"
 

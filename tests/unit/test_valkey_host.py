@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from ansible_collections.muster.platform.plugins.filter import valkey as filters
 from ansible_collections.muster.platform.plugins.module_utils import (
-    _valkey_fence,
+    _fence,
     _valkey_isolated,
     _valkey_member,
     _valkey_rejoin,
@@ -79,7 +79,7 @@ class Units:
 @pytest.fixture
 def units(monkeypatch: pytest.MonkeyPatch) -> Units:
     found = Units()
-    for module in (_valkey_member, _valkey_fence, _valkey_rejoin, _valkey_restore):
+    for module in (_fence, _valkey_member, _valkey_rejoin, _valkey_restore):
         monkeypatch.setattr(module, "systemctl", found)
     return found
 
@@ -228,7 +228,7 @@ def test_a_fence_that_is_not_proven(run_module: Run, units: Units, place: _valke
     units.mask_works = False
     found = run_module(valkey_fence, fence(place))
     assert found["msg"].startswith(
-        "the fence is not proven: valkey-sentinel.service or valkey-server.service"
+        "the fence is not proven: valkey-sentinel.service is not masked; valkey-server.service is not masked"
     )
 
 
