@@ -82,16 +82,6 @@ def roles_of(host: str, groups: Mapping[str, Any], settings: Mapping[str, Any]) 
     return found
 
 
-def check_leased(found: list[str], settings: Mapping[str, Any]) -> Iterator[str]:
-    """The agents stop PostgreSQL alone when their word ends: another store would go on taking writes."""
-    others = [store for store in found if store != "postgresql"]
-    if others and str(settings.get("dr_autofailover") or "").lower() in ("true", "yes", "1"):
-        yield (
-            "dr_autofailover is on, but only PostgreSQL fences itself so far: turn it off, or take "
-            f"{', '.join(others)} out of the inventory"
-        )
-
-
 def check_localhost(groups: Mapping[str, Any], hostvars: Mapping[str, Any]) -> Iterator[str]:
     """Plays over this machine run on it, not over ssh to it; by itself only a localhost not listed does."""
     for host in groups["all"]:
@@ -125,8 +115,9 @@ class ActionModule(ActionBase):
             ),
             *_inventory.check_gates(settings),
             *_inventory.check_drill_timer(groups, settings),
-            *_lease.check_autofailover(groups, settings, defaults_of(role_spec("autofailover"))),
-            *check_leased(stores(groups), settings),
+            *_lease.check_autofailover(
+                groups, settings, defaults_of(role_spec("autofailover")), stores(groups)
+            ),
             *check_localhost(groups, variables["hostvars"]),
         ]
         if not problems:

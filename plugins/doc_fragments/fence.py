@@ -10,8 +10,8 @@ class ModuleDocFragment:
 options:
   state:
     description:
-      - V(fenced) stops the store, by force when it does not stop by itself, masks its units for good, and proves
-        it. A fence that cannot be proven is an error.
+      - V(fenced) stops the store, by force when it does not stop by itself, masks its units for good, and
+        proves it. A fence that cannot be proven is an error.
       - V(released) takes the fence down, and starts nothing.
     type: str
     choices: [fenced, released]

@@ -7,12 +7,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from ansible_collections.muster.platform.plugins.filter.topology import stores
 from ansible_collections.muster.platform.plugins.module_utils._lease import check_autofailover
 
 
 def autofailover_problems(groups: Mapping[str, Any], times: Mapping[str, Any]) -> list[str]:
     """Why it cannot work with these groups and times; empty when it can."""
-    return list(check_autofailover(groups, {"dr_autofailover": True}, times))
+    return list(check_autofailover(groups, {"dr_autofailover": True}, times, stores(groups)))
 
 
 class FilterModule:

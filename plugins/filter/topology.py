@@ -74,29 +74,24 @@ def store_hosts(groups: Mapping[str, Sequence[str]], region_name: str = "") -> l
     return [host for host in dict.fromkeys(found) if host in within]
 
 
-def movers(
-    groups: Mapping[str, Sequence[str]],
-    region_name: str,
-    hosts: Sequence[str],
-    wanted: Mapping[str, str] | None = None,
-) -> dict[str, str]:
-    """For each store the host of a region that acts for it, another one for each as long as there are any.
+def moved_by(
+    groups: Mapping[str, Sequence[str]], host: str, region_name: str, hosts: Sequence[str]
+) -> list[str]:
+    """The stores of a region that a host acts for: each has another one, as long as there are any.
 
-    C(hosts) are those that can be asked; C(wanted) names hosts that are preferred, by store.
+    C(hosts) are those that can be asked.
     """
     fit = {
-        name: [host for host in members(groups, name, region_name) if host in hosts]
+        name: [member for member in members(groups, name, region_name) if member in hosts]
         for name in stores(groups)
     }
-    found: dict[str, str] = {}
+    acting: dict[str, str] = {}
+    # Who has the least choice chooses first.
     for name, candidates in sorted(fit.items(), key=lambda item: len(item[1])):
-        preferred = (wanted or {}).get(name)
-        if preferred in candidates:
-            found[name] = str(preferred)
-        elif candidates:
-            free = [host for host in candidates if host not in found.values()]
-            found[name] = (free or candidates)[0]
-    return {name: found[name] for name in fit if name in found}
+        if candidates:
+            free = [member for member in candidates if member not in acting.values()]
+            acting[name] = (free or candidates)[0]
+    return [name for name in fit if acting.get(name) == host]
 
 
 class FilterModule:
@@ -112,5 +107,5 @@ class FilterModule:
             "endpoints": endpoints,
             "stores": stores,
             "store_hosts": store_hosts,
-            "movers": movers,
+            "moved_by": moved_by,
         }

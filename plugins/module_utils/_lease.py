@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import json
 import socket
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from ansible_collections.muster.platform.plugins.module_utils._errors import MusterError
@@ -86,11 +86,14 @@ def check_timing(times: Mapping[str, Any]) -> Iterator[str]:
 
 
 def check_autofailover(
-    groups: Mapping[str, Any], settings: Mapping[str, Any], defaults: Mapping[str, Any]
+    groups: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    defaults: Mapping[str, Any],
+    stores: Sequence[str],
 ) -> Iterator[str]:
     """What automatic failover needs of the inventory; nothing while it is off.
 
-    C(defaults) are the role's: its times are those whose names end in _seconds.
+    C(defaults) are the role's: its times are those whose names end in _seconds. C(stores) have hosts.
     """
     try:
         if not is_on(settings, "dr_autofailover"):
@@ -112,6 +115,12 @@ def check_autofailover(
     if len(homes) != 2:
         found = ", ".join(homes) or "none"
         yield f"dr_autofailover needs PostgreSQL hosts in exactly two regions, found: {found}"
+    # The agents stop PostgreSQL alone when their word ends: another store would go on taking writes.
+    if others := [store for store in stores if store != "postgresql"]:
+        yield (
+            "dr_autofailover is on, but only PostgreSQL fences itself so far: turn it off, or take "
+            f"{', '.join(others)} out of the inventory"
+        )
     times = {name: value for name, value in defaults.items() if name.endswith("_seconds")}
     given = {name: settings[name] for name in times if settings.get(name) is not None}
     yield from check_timing(times | given)

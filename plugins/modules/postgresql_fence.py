@@ -9,7 +9,8 @@ module: postgresql_fence
 short_description: Keep PostgreSQL on this host from taking writes, also after a reboot
 version_added: 0.1.0
 description:
-  - Stops Patroni and PostgreSQL, masks Patroni's unit, and sees that no server process is left and nothing listens.
+  - Stops Patroni and PostgreSQL, masks Patroni's unit, and sees that no server process is left and nothing
+    listens.
 options:
   data_directory:
     description: PostgreSQL's data directory.

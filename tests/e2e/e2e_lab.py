@@ -245,18 +245,19 @@ class Lab:
 
     def patroni(self, region: str) -> list[dict[str, Any]]:
         """The members of a region, from whichever of them answers."""
-        pki = self.directory / "pki"
         for host in (f"{region}-1", f"{region}-2"):
-            with (
-                contextlib.suppress(urllib3.exceptions.HTTPError),
-                urllib3.HTTPSConnectionPool(
-                    self.addresses[host], 8008, timeout=2, retries=False, ca_certs=str(pki / "ca.crt"),
-                    cert_file=str(pki / f"hosts/{host}.crt"), key_file=str(pki / f"hosts/{host}.key"),
-                    server_hostname=host, assert_hostname=host,
-                ) as pool,
-            ):  # fmt: skip
+            with contextlib.suppress(urllib3.exceptions.HTTPError), self.https(host, 8008) as pool:
                 return list(pool.request("GET", "/cluster").json()["members"])
         return []
+
+    def https(self, host: str, port: int) -> urllib3.HTTPSConnectionPool:
+        """Connections to a host's API with the certificate that the host has itself."""
+        pki = self.directory / "pki"
+        return urllib3.HTTPSConnectionPool(
+            self.addresses[host], port, timeout=2, retries=False, ca_certs=str(pki / "ca.crt"),
+            cert_file=str(pki / f"hosts/{host}.crt"), key_file=str(pki / f"hosts/{host}.key"),
+            server_hostname=host, assert_hostname=host,
+        )  # fmt: skip
 
     def now(self) -> str:
         return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
@@ -294,14 +295,8 @@ class Lab:
         What is run on a host costs a tenth of a second of processor time: too much to ask again and again
         while a playbook is to be interrupted at the right moment.
         """
-        host = f"{region}-3"
-        pki = self.directory / "pki"
         if region not in self.etcds:
-            self.etcds[region] = urllib3.HTTPSConnectionPool(
-                self.addresses[host], 2379, timeout=2, retries=False, ca_certs=str(pki / "ca.crt"),
-                cert_file=str(pki / f"hosts/{host}.crt"), key_file=str(pki / f"hosts/{host}.key"),
-                server_hostname=host, assert_hostname=host,
-            )  # fmt: skip
+            self.etcds[region] = self.https(f"{region}-3", 2379)
         first = prefix.encode()
         keys = {"key": first, "range_end": first[:-1] + bytes([first[-1] + 1])}
         question = {name: base64.b64encode(key).decode() for name, key in keys.items()}

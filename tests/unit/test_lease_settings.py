@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from ansible_collections.muster.platform.plugins.action.validate import defaults_of, role_spec
 from ansible_collections.muster.platform.plugins.filter.lease import FilterModule
+from ansible_collections.muster.platform.plugins.filter.topology import stores
 from ansible_collections.muster.platform.plugins.module_utils import _lease
 
 GROUPS = {
@@ -24,7 +25,8 @@ DEFAULTS = defaults_of(role_spec("autofailover"))
 
 def problems(groups: dict[str, Any] | None = None, **settings: Any) -> list[str]:
     given = {"dr_autofailover": True, **settings}
-    return list(_lease.check_autofailover({**GROUPS, **(groups or {})}, given, DEFAULTS))
+    given_groups = {**GROUPS, **(groups or {})}
+    return list(_lease.check_autofailover(given_groups, given, DEFAULTS, stores(given_groups)))
 
 
 def test_the_roles_defaults_are_good() -> None:
@@ -54,6 +56,7 @@ def test_nothing_is_asked_for_while_it_is_off(off: Any) -> None:
     ("groups", "settings", "message"),
     [
         ({}, {"dr_autofailover": "perhaps"}, "dr_autofailover is 'perhaps': it must be true or false"),
+        ({"valkey": ["n1"]}, {}, "only PostgreSQL fences itself so far: turn it off, or take valkey out of"),
         ({"witnesses": []}, {}, "dr_autofailover needs one host in group witnesses"),
         ({"witnesses": ["w", "v"]}, {}, "found: w, v"),
         ({"canary": ["x"]}, {}, "dr_autofailover needs the canary on the witness w"),

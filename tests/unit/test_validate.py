@@ -138,13 +138,6 @@ def test_what_is_switched_on_is_checked_on_its_hosts(
     assert all(name in problem for problem in found)
 
 
-def test_a_store_that_would_not_fence_itself_is_refused_with_automatic_failover() -> None:
-    assert list(validate.check_leased(["postgresql"], {"dr_autofailover": True})) == []
-    assert list(validate.check_leased(["postgresql", "valkey"], {"dr_autofailover": False})) == []
-    (problem,) = validate.check_leased(["postgresql", "valkey"], {"dr_autofailover": "true"})
-    assert "take valkey out of the inventory" in problem
-
-
 @pytest.mark.parametrize("value", [None, ""])
 def test_a_missing_secret_is_named_with_its_host_and_role(inventory: dict[str, Any], value: Any) -> None:
     inventory["hostvars"]["n1"]["postgresql_replication_password"] = value

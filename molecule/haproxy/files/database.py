@@ -4,7 +4,7 @@
 
 usage: database.py NAME ROLE
 
-8008: health checks with mutual TLS. 5432 and 6432: says its name, then repeats what it is told;
+8008: health checks with mutual TLS. 6379: checks of a store that speaks no HTTP. 5432 and 6432: says its name, then repeats what it is told;
 "role ROLE" changes its role, "certificate FILE" the certificate that the API shows.
 """
 
@@ -24,6 +24,8 @@ class Patroni(http.server.BaseHTTPRequestHandler):
         good = {
             "/primary": SELF["role"] == "primary",
             "/read-only": SELF["role"] in ("primary", "standby_leader", "replica"),
+            # As a server that serves several names.
+            "/named": SELF["role"] == "primary" and self.headers["Host"] == "objects",
         }
         return 200 if good.get(self.path) else 503
 
@@ -53,6 +55,20 @@ class Api(http.server.ThreadingHTTPServer):
             print(f"{client_address}: {error}", flush=True)
 
 
+class Cache(socketserver.StreamRequestHandler):
+    """Asked for its role by a password; says nothing to others."""
+
+    def handle(self) -> None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(SELF["certificate"])
+        try:
+            with context.wrap_socket(self.request, server_side=True) as connection:
+                if connection.recv(100) == b"secret-word role\n":
+                    connection.sendall(f"role:{SELF['role']}\n".encode())
+        except OSError as error:
+            print(f"{self.client_address}: {error}", flush=True)
+
+
 class Database(socketserver.StreamRequestHandler):
     def handle(self) -> None:
         self.wfile.write(f"{SELF['name']}\n".encode())
@@ -68,6 +84,6 @@ class Databases(socketserver.ThreadingTCPServer):
     daemon_threads = True
 
 
-for port in (5432, 6432):
-    threading.Thread(target=Databases(("", port), Database).serve_forever, daemon=True).start()
+for port, handler in ((5432, Database), (6432, Database), (6379, Cache)):
+    threading.Thread(target=Databases(("", port), handler).serve_forever, daemon=True).start()
 Api(("", 8008), Patroni).serve_forever()

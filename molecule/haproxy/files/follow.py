@@ -17,6 +17,8 @@ import time
 
 HAPROXY, NORTH, SOUTH = sys.argv[1:]
 DIRECT, POOLER, READ_ONLY = 5432, 6432, 5433
+# Whose checks are no request of HTTP, or one for a name.
+OTHERS = 6380, 9000
 ROLES = {NORTH: "primary", SOUTH: "standby_leader"}
 
 
@@ -121,6 +123,17 @@ def reading() -> dict[str, str]:
     return result
 
 
+def others() -> list[str]:
+    """Where the other endpoints lead to after a switch."""
+    become(north="replica", south="primary")
+    for port in OTHERS:
+        wait_for(port, SOUTH)
+    found = [where(port) for port in OTHERS]
+    become(north="primary", south="standby_leader")
+    wait_for(DIRECT, NORTH)
+    return found
+
+
 def two_primaries() -> str:
     become(north="primary", south="primary")
     time.sleep(1)
@@ -173,6 +186,7 @@ print(
         {
             "switch": switches(),
             "reading": reading(),
+            "others_after_the_switch": others(),
             "two_primaries": two_primaries(),
             "reload": reload(),
             "foreign_certificate": foreign_certificate(),
