@@ -266,6 +266,15 @@ def test_a_fence_is_taken_down_and_nothing_is_started(unit: Unit, run_module: Ru
     assert unit.calls() == []
 
 
+def test_a_marker_alone_is_taken_down_too(unit: Unit, run_module: Run) -> None:
+    unit.marker.parent.mkdir()
+    unit.marker.write_text("{}")
+    for check in (True, False):
+        answer = run_module(postgresql_fence, unit.arguments(state="released"), check=check)
+        assert (answer["changed"], unit.marker.exists()) == (True, check)
+    assert unit.calls() == []
+
+
 def test_a_runtime_mask_is_taken_down_too(unit: Unit, run_module: Run) -> None:
     unit.say(enabled="masked", under_mask="masked-runtime")
     assert run_module(postgresql_fence, unit.arguments(state="released"), check=True)["changed"] is True
