@@ -33,5 +33,8 @@ def object_fence(given: Mapping[str, Any], grace: float = GRACE) -> Fence:
     ports = [int(given["port"]), *plain, *(port + GRPC for port in plain)]
     # What opens the gateway first: from then on nothing is acknowledged.
     units = (KEEPER, SERVER)
-    find = lambda: programs(given["weed"], given["program"])  # noqa: E731
+
+    def find() -> list[int]:
+        return programs(given["weed"], given["program"])
+
     return Fence("SeaweedFS, or what keeps it in its role,", str(given["marker"]), units, find, ports, grace)

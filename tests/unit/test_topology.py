@@ -94,3 +94,10 @@ def test_each_store_is_moved_by_a_host_of_its_own_while_there_are_any() -> None:
     assert moved_by(["s1", "s2"]) == {"s1": ["postgresql", "valkey"], "s2": ["object_storage"]}
     assert moved_by(["s3"]) == {"s3": ["valkey"]}
     assert moved_by([]) == {}
+
+
+def test_who_has_the_least_choice_chooses_first() -> None:
+    groups = {"region_south": ["s1", "s2"], "postgresql": ["s1", "s2"], "valkey": ["s1"]}
+    call = "g | muster.platform.moved_by(host, 'south', ['s1', 's2'])"
+    assert template(call, g=groups, host="s1") == ["valkey"]
+    assert template(call, g=groups, host="s2") == ["postgresql"]

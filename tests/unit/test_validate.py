@@ -138,6 +138,21 @@ def test_what_is_switched_on_is_checked_on_its_hosts(
     assert all(name in problem for problem in found)
 
 
+def test_another_store_is_held_to_the_same(inventory: dict[str, Any]) -> None:
+    """Its objectives, its variables, and what it does to automatic failover."""
+    hosts = [host for host in GROUPS["all"] if host[0] in "ns"]
+    inventory["groups"]["valkey"] = hosts
+    assert problems(inventory) == ["dr_objectives.valkey is missing: set rpo_seconds and rto_seconds"]
+    everywhere(inventory, dr_objectives={**objectives(), "valkey": objectives()["postgresql"]})
+    run_action(validate, {}, inventory)
+    everywhere(inventory, valkey_check_password="")
+    assert [problem.split(" is missing")[0] for problem in problems(inventory)] == [
+        f"{host}: valkey_check_password" for host in hosts
+    ]
+    everywhere(inventory, valkey_check_password="x", dr_autofailover=True)
+    assert any("take valkey out of the inventory" in problem for problem in problems(inventory))
+
+
 @pytest.mark.parametrize("value", [None, ""])
 def test_a_missing_secret_is_named_with_its_host_and_role(inventory: dict[str, Any], value: Any) -> None:
     inventory["hostvars"]["n1"]["postgresql_replication_password"] = value
