@@ -241,9 +241,9 @@ def summary(evidence: Mapping[str, Any]) -> list[str]:
     """A few lines: what was promised against what was measured, and what else a reader must know."""
     lines = aligned(store_rows(evidence)) if evidence["stores"] else []
     if len(evidence["stores"]) > 1:
-        lines.append(
-            f"the stores' copies reach within {shown(evidence['consistency_skew_seconds'])} s of each other"
-        )
+        skew = evidence["consistency_skew_seconds"]
+        how = "an unknown time" if skew is None else f"{shown(skew)} s"
+        lines.append(f"the stores' copies reach within {how} of each other")
     proof = evidence["restore_proof"]
     if proof:
         took = "an unknown time" if proof["seconds"] is None else f"{proof['seconds']:.1f} s"

@@ -50,16 +50,12 @@ SCENARIOS = {
 
 def headline(evidence: Mapping[str, Any]) -> str:
     """One sentence that says what it cost."""
-    parts = [headline_of_all(evidence)] if len(evidence["stores"]) > 1 else []
-    for store in evidence["stores"] if len(evidence["stores"]) == 1 else []:
-        if None in (store["acked_writes"], store["rpo_lost_writes"], store["outage_seconds"]):
-            parts.append(f"{store['name']}: not all figures are known")
-            continue
-        lost = lost_words(evidence, store)
-        parts.append(
-            f"{store['name']}: of {store['acked_writes']:,} acknowledged writes {lost}; "
-            f"the longest time without a write was {store['outage_seconds']:.2f}\u00a0s"
-        )
+    stores = evidence["stores"]
+    parts = (
+        [headline_of_all(evidence)]
+        if len(stores) > 1
+        else [headline_of_one(evidence, store) for store in stores]
+    )
     proof = evidence["restore_proof"]
     if proof and proof["point_reached"] and proof["seconds"] is not None:
         parts.append(
@@ -67,20 +63,29 @@ def headline(evidence: Mapping[str, Any]) -> str:
             f" in {proof['seconds']:.1f}\u00a0s"
         )
     commits = evidence["lost_commits"]
-    if commits and not evidence["stores"]:
+    if commits and not stores:
         count = "not known" if commits["count"] is None else f"{commits['count']:,}"
         parts.append(f"Commits that only the old side had: {count}")
     return ". ".join(parts) + "." if parts else "No store was measured."
 
 
+def is_known(store: Mapping[str, Any]) -> bool:
+    return None not in (store["acked_writes"], store["rpo_lost_writes"], store["outage_seconds"])
+
+
+def headline_of_one(evidence: Mapping[str, Any], store: Mapping[str, Any]) -> str:
+    if not is_known(store):
+        return f"{store['name']}: not all figures are known"
+    return (
+        f"{store['name']}: of {store['acked_writes']:,} acknowledged writes {lost_words(evidence, store)}; "
+        f"the longest time without a write was {store['outage_seconds']:.2f}\u00a0s"
+    )
+
+
 def headline_of_all(evidence: Mapping[str, Any]) -> str:
     """The same of several stores together; each for itself stands below."""
     stores = evidence["stores"]
-    unknown = [
-        store["name"]
-        for store in stores
-        if None in (store["acked_writes"], store["rpo_lost_writes"], store["outage_seconds"])
-    ]
+    unknown = [store["name"] for store in stores if not is_known(store)]
     if unknown:
         return f"{len(stores)} stores: not all figures are known of {', '.join(unknown)}"
     lost = sum(store["rpo_lost_writes"] for store in stores)

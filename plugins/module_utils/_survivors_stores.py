@@ -11,12 +11,14 @@ import contextlib
 import fcntl
 import http.client
 import json
+import socket
 import ssl
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from ansible_collections.muster.platform.plugins.module_utils import _s3
 from ansible_collections.muster.platform.plugins.module_utils._errors import MusterError
 from ansible_collections.muster.platform.plugins.module_utils._files import wait_for_lock
 from ansible_collections.muster.platform.plugins.module_utils._ranges import to_ranges
@@ -54,17 +56,29 @@ class Valkey:
             import redis
         except ImportError as error:
             raise MusterError("python3-redis is not installed") from error
+
+        class Connection(redis.Connection):
+            """Its own TLS dials the name that it verifies, and dr_lag may know an address."""
+
+            def _connect(self) -> ssl.SSLSocket:
+                place = (server.get("address") or server["host"], server["port"])
+                plain = socket.create_connection(place, min(3.0, timeout))
+                try:
+                    plain.settimeout(timeout)
+                    context = ssl.create_default_context(cafile=store["ca"])
+                    return context.wrap_socket(plain, server_hostname=server["host"])
+                except BaseException:
+                    plain.close()
+                    raise
+
         self.store = store
         self.errors: tuple[type[Exception], ...] = (redis.RedisError, OSError)
-        self.connection = redis.SSLConnection(
+        self.connection = Connection(
             host=server["host"],
             port=server["port"],
             username=store["user"],
             password=store["password"],
-            ssl_ca_certs=store["ca"],
-            ssl_check_hostname=True,
             socket_timeout=timeout,
-            socket_connect_timeout=min(3.0, timeout),
         )
 
     def ask(self, *words: str) -> Any:
@@ -279,7 +293,10 @@ def epoch_of(store: Mapping[str, Any], config: Mapping[str, Any], region: str | 
         gate = http.client.HTTPSConnection(host, int(store["state_port"]), timeout=2, context=context)
         try:
             gate.request("GET", "/primary")
-            return int(json.loads(gate.getresponse().read())["epoch"])
+            told = json.loads(gate.getresponse().read())
+            # A standby's is that of the region which was opened instead of it.
+            if told["role"] == "primary" and told["region"] == region:
+                return int(told["epoch"])
         except (OSError, http.client.HTTPException, ValueError, KeyError, TypeError):
             continue
         finally:
@@ -297,31 +314,20 @@ DIGITS = 16
 def read_object_storage(
     store: Mapping[str, Any], endpoint: Mapping[str, Any], _config: Mapping[str, Any], span: Span | None
 ) -> Answer:
+    bucket = store["bucket"]
+    access = {
+        "access_key": store["user"],
+        "secret_key": store["password"],
+        "region": store["signing_region"],
+        "ca_certificate": store["ca"],
+    }
+    client = _s3.connect(access, f"https://{endpoint['host']}:{endpoint['port']}")
     try:
-        import boto3
-        from botocore.config import Config
-        from botocore.exceptions import BotoCoreError, ClientError
-    except ImportError as error:
-        raise MusterError("python3-boto3 is not installed") from error
-    client = boto3.client(
-        "s3",
-        endpoint_url=f"https://{endpoint['host']}:{endpoint['port']}",
-        aws_access_key_id=store["user"],
-        aws_secret_access_key=store["password"],
-        region_name=store["signing_region"],
-        verify=store["ca"],
-        config=Config(
-            s3={"addressing_style": "path"}, retries={"max_attempts": 1}, connect_timeout=3, read_timeout=20
-        ),
-    )
-    try:
-        told = json.loads(client.get_object(Bucket=store["bucket"], Key=REGION)["Body"].read())
-        sequences = None if span is None else to_ranges(listed(client, store["bucket"], span))
-        region, timeline = str(told["region"]), int(told["timeline"])
-    except (BotoCoreError, ClientError) as error:
-        raise MusterError(said(error, store)) from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise MusterError(f"the object {REGION} does not tell whose copy this is") from error
+        told = _s3.call(
+            f"the object {REGION}", lambda: client.get_object(Bucket=bucket, Key=REGION)["Body"].read()
+        )
+        region, timeline = whose_copy(told)
+        sequences = None if span is None else to_ranges(listed(client, bucket, span))
     finally:
         client.close()
     return {
@@ -335,11 +341,21 @@ def read_object_storage(
     }
 
 
+def whose_copy(text: str | bytes) -> tuple[str, int]:
+    try:
+        told = json.loads(text)
+        return str(told["region"]), int(told["timeline"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise MusterError(f"the object {REGION} does not tell whose copy this is") from error
+
+
 def listed(client: Any, bucket: str, span: Span) -> Iterator[int]:
     """The numbers that there are objects of, by LIST: what is only promised is not in it."""
     after = f"{OBJECTS}{max(0, span[0] - 1):0{DIGITS}d}"
     while True:
-        page = client.list_objects_v2(Bucket=bucket, Prefix=OBJECTS, StartAfter=after)
+        page = _s3.call(
+            "the listing", client.list_objects_v2, Bucket=bucket, Prefix=OBJECTS, StartAfter=after
+        )
         for entry in page.get("Contents", []):
             text = entry["Key"][len(OBJECTS) :]
             if text.isdecimal() and int(text) > span[1]:

@@ -22,8 +22,9 @@ from ansible.module_utils.testing import patch_module_args
 from etcd_fake import cluster, pki
 from patroni_fake import patroni
 from platform_fake import platform
+from store_fakes import canary
 
-__all__ = ["cluster", "patroni", "pki", "platform"]
+__all__ = ["canary", "cluster", "patroni", "pki", "platform"]
 
 
 @pytest.fixture

@@ -6,17 +6,35 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import importlib.util
 import json
 import re
 import socket
 import ssl
+import sys
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs
 
+import pytest
 from pika import frame, spec
+
+FILES = Path(__file__).resolve().parents[2] / "roles/canary/files"
+
+
+@pytest.fixture(scope="session")
+def canary() -> Any:
+    """The daemon's module; the one that another test has loaded already, when there is one."""
+    if "muster_canary" not in sys.modules:
+        found = importlib.util.spec_from_file_location("muster_canary", FILES / "muster_canary.py")
+        assert found
+        assert found.loader
+        sys.modules["muster_canary"] = importlib.util.module_from_spec(found)
+        found.loader.exec_module(sys.modules["muster_canary"])
+    return sys.modules["muster_canary"]
 
 
 class Peer:
@@ -41,7 +59,7 @@ class Peer:
         return found
 
 
-class Server:
+class Server(ABC):
     """A TLS server; each connection is served by a thread of its own until it ends."""
 
     def __init__(self, pki: Path) -> None:
@@ -70,8 +88,9 @@ class Server:
         except (OSError, ValueError):
             return
 
+    @abstractmethod
     def talk(self, peer: Peer) -> None:
-        raise NotImplementedError
+        """Serve one connection, until it ends."""
 
     def hang_up(self) -> None:
         for channel in self.open:
@@ -158,6 +177,18 @@ class Valkey(Server):
 
 def bulk(text: bytes) -> bytes:
     return b"$%d\r\n%s\r\n" % (len(text), text)
+
+
+class Garbling(Server):
+    """Answers whatever it is asked with the same bytes."""
+
+    def __init__(self, pki: Path, said: bytes) -> None:
+        super().__init__(pki)
+        self.said = said
+
+    def talk(self, peer: Peer) -> None:
+        while peer.channel.recv(65536):
+            peer.channel.sendall(self.said)
 
 
 class Gate(Server):
@@ -278,6 +309,7 @@ class Objects(Server):
         self.error: tuple[int, bytes] | None = None
         self.requests: list[tuple[str, str, dict[str, str], bytes]] = []
         self.now = "2026-11-21T10:00:00.000Z"
+        self.deleted = b"<DeleteResult/>"
 
     def talk(self, peer: Peer) -> None:
         while True:
@@ -305,7 +337,7 @@ class Objects(Server):
         if method == "POST" and query == "delete=":
             for name in re.findall(rb"<Key>([^<]+)</Key>", body):
                 self.objects.pop(name.decode(), None)
-            return 200, b"<DeleteResult/>"
+            return 200, self.deleted
         if query:
             return 200, self.listing(parse_qs(query))
         return (200, self.objects[key][0]) if key in self.objects else (404, b"<Code>NoSuchKey</Code>")

@@ -164,7 +164,8 @@ def test_the_last_and_first_numbers_are_found_per_store(tmp_path: Path) -> None:
     ledger.compress()
     assert ledger.last_sequences() == {"postgresql": 9, "valkey": 3}
     ledger.append(*row(20, HOUR + 3600))
-    assert ledger.last_sequences() == {"postgresql": 20}
+    # A file that was just begun does not know every store yet.
+    assert ledger.last_sequences() == {"postgresql": 20, "valkey": 3}
     assert ledger.first_sequence("postgresql") == 7
     assert ledger.first_sequence("kafka") is None
 

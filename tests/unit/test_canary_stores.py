@@ -4,8 +4,8 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
-import importlib.util
 import json
 import re
 import shutil
@@ -19,21 +19,7 @@ from typing import Any
 
 import pytest
 from pika import spec as amqp
-from store_fakes import Gate, Objects, Rabbitmq, Server, Valkey
-
-FILES = Path(__file__).resolve().parents[2] / "roles/canary/files"
-
-
-@pytest.fixture(scope="module")
-def canary() -> Any:
-    """The daemon's module; the one that another test has loaded already, when there is one."""
-    if "muster_canary" not in sys.modules:
-        spec = importlib.util.spec_from_file_location("muster_canary", FILES / "muster_canary.py")
-        assert spec
-        assert spec.loader
-        sys.modules["muster_canary"] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(sys.modules["muster_canary"])
-    return sys.modules["muster_canary"]
+from store_fakes import FILES, Garbling, Gate, Objects, Rabbitmq, Server, Valkey
 
 
 class Bench:
@@ -205,6 +191,33 @@ def test_a_new_authority_is_read_without_a_restart(
     assert bench.write(2)
 
 
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        ("valkey", b"$abc\r\n"),
+        ("valkey", b"HTTP/1.1 400 Bad Request\r\n"),
+        ("valkey", b"$2\r\n\xff\xff\r\n"),
+        ("valkey", b"$-1\r\n"),
+        ("rabbitmq", b"\x09\0\x01\0\0\0\0\xce"),
+        ("rabbitmq", b"\x01\0\x01\0\0\0\x04\xff\xff\xff\xff\xce"),
+        ("rabbitmq", b"\x01\0\x01\0\0\0\x04\0\x3c\0\x50\xce"),
+        ("object_storage", b"+OK\r\n"),
+    ],
+)
+def test_an_answer_that_cannot_be_read_is_one_attempt_and_not_the_end(
+    kind: str, said: bytes, canary: Any, pki: Path, tmp_path: Path, servers: list[Server]
+) -> None:
+    server, gate = Garbling(pki, said), Gate(pki)
+    servers += [server, gate]
+    if kind == "rabbitmq":
+        bench = rabbitmq_bench(canary, server, gate, pki, tmp_path)
+    else:
+        options = {"bucket": "muster-canary", "signing_region": "us-east-1", "keep_seconds": 3600}
+        bench = Bench(canary, kind, server, pki, tmp_path, **options)
+    assert bench.refusal(1) == "protocol"
+    assert bench.store.remarks["north"]
+
+
 # --- Valkey ----------------------------------------------------------------------------------
 
 
@@ -215,6 +228,14 @@ def test_a_number_is_a_bit_in_valkey(valkey: tuple[Valkey, Bench]) -> None:
     assert server.bits == {"{muster:canary}:1": {1, 2}}
     assert server.expire == {"{muster:canary}:1": 30 * 86400}
     assert bench.sent == 2
+
+
+def test_a_command_is_packed_as_the_library_does_it(canary: Any) -> None:
+    import valkey as library
+
+    words = ("EVALSHA", "a" * 40, 2, "{muster:canary}:state", "é", 0)
+    ours = importlib.import_module("muster_canary_valkey").pack(*words)
+    assert ours == b"".join(library.Connection().pack_command(*words))
 
 
 def test_a_promotion_is_a_new_timeline(valkey: tuple[Valkey, Bench]) -> None:
@@ -338,23 +359,29 @@ def test_a_number_is_an_object(objects: tuple[Objects, Bench]) -> None:
     assert server.objects["canary/0000000000000007"][0] == b"7 north\n"
 
 
-def test_the_signature_is_that_of_botocore(objects: tuple[Objects, Bench]) -> None:
+def test_every_request_is_signed_as_it_was_sent(objects: tuple[Objects, Bench]) -> None:
     from botocore.auth import S3SigV4Auth
     from botocore.awsrequest import AWSRequest
     from botocore.credentials import Credentials
 
     server, bench = objects
+    server.objects["canary/0000000000000001"] = (b"", server.now)
     bench.write(7)
-    method, path, headers, body = server.requests[-1]
-    signer = S3SigV4Auth(Credentials("muster_canary", "very-secret"), "s3", "us-east-1")
-    request = AWSRequest(method, f"https://{headers['host']}{path}", data=body)
-    request.headers["host"] = headers["host"]
-    request.headers["X-Amz-Content-SHA256"] = headers["x-amz-content-sha256"]
-    request.headers["X-Amz-Date"] = headers["x-amz-date"]
-    request.context["timestamp"] = headers["x-amz-date"]
-    canonical = signer.canonical_request(request)
-    signature = signer.signature(signer.string_to_sign(request, canonical), request)
-    assert headers["authorization"].endswith(f"Signature={signature}")
+    assert bench.store.prune(0) == 2
+    # Who answers, the number, and what is old: its list and its end.
+    assert [request[0] for request in server.requests] == ["GET", "PUT", "PUT", "GET", "GET", "POST"]
+    for method, path, headers, body in server.requests:
+        signer = S3SigV4Auth(Credentials("muster_canary", "very-secret"), "s3", "us-east-1")
+        request = AWSRequest(method, f"https://{headers['host']}{path}", data=body)
+        signed = headers["authorization"].partition("SignedHeaders=")[2].partition(",")[0].split(";")
+        assert {"host", "x-amz-content-sha256", "x-amz-date"} <= set(signed)
+        for name in signed:
+            request.headers[name] = headers[name]
+        request.context["timestamp"] = headers["x-amz-date"]
+        assert headers["x-amz-content-sha256"] == hashlib.sha256(body).hexdigest()
+        canonical = signer.canonical_request(request)
+        signature = signer.signature(signer.string_to_sign(request, canonical), request)
+        assert headers["authorization"].endswith(f"Signature={signature}")
 
 
 def test_a_region_whose_copy_speaks_of_another_counts_on(objects: tuple[Objects, Bench]) -> None:
@@ -401,6 +428,14 @@ def test_old_objects_are_removed(objects: tuple[Objects, Bench], canary: Any) ->
     assert set(server.objects) == {"canary/0000000000002000", "canary-region.json"}
 
 
+def test_what_cannot_be_removed_is_not_counted_as_removed(objects: tuple[Objects, Bench]) -> None:
+    server, bench = objects
+    server.objects["canary/0000000000000001"] = (b"", server.now)
+    server.deleted = b"<DeleteResult><Error><Code>AccessDenied</Code></Error></DeleteResult>"
+    assert bench.store.prune(0) == 0
+    assert "not all of 1 old objects" in bench.store.remarks["north"]
+
+
 # --- the whole -------------------------------------------------------------------------------
 
 
@@ -411,6 +446,28 @@ def test_nothing_is_loaded_for_a_store_that_is_not_configured(tmp_path: Path) ->
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("kind", "library"), [("postgresql", "psycopg2"), ("rabbitmq", "pika"), ("object_storage", "botocore")]
+)
+def test_a_library_that_is_missing_is_told_before_the_start(kind: str, library: str, tmp_path: Path) -> None:
+    entry = {"name": "it", "type": kind, "user": "u", "password": "p", "database": "d", "endpoints": []}
+    entry |= dict.fromkeys(
+        ("vhost", "exchange", "routing_key", "state_port", "bucket", "signing_region", "keep_seconds"), "1"
+    )
+    config = {"interval_ms": 250, "ledger_days": 30, "directory": str(tmp_path), "stores": [entry]}
+    (tmp_path / "canary.json").write_text(json.dumps(config))
+    program = (
+        f"import sys; sys.modules[{library!r}] = None; sys.path.insert(0, {str(FILES)!r}); "
+        f"import muster_canary; sys.argv = ['x', '--check', '--config', {str(tmp_path / 'canary.json')!r}]; "
+        "sys.exit(muster_canary.main())"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("muster-canary: store it: the Python module ")
+    assert f"{library}" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_numbers_of_a_lost_ledger_are_not_used_again(canary: Any) -> None:

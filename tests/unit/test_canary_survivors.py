@@ -18,7 +18,6 @@ from ansible_collections.muster.platform.plugins.module_utils import _ledger, _s
 from ansible_collections.muster.platform.plugins.modules import canary_window, dr_lag
 from store_fakes import Gate, Objects, Rabbitmq, Server, Valkey
 
-FILES = Path(__file__).resolve().parents[2] / "roles/canary/files"
 Module = Callable[..., dict[str, Any]]
 
 
@@ -140,7 +139,7 @@ def test_a_library_that_is_missing_is_told(
 ) -> None:
     for kind, name in (("valkey", "redis"), ("rabbitmq", "pika"), ("object_storage", "boto3")):
         monkeypatch.setitem(sys.modules, name, None)
-        witness.store(kind, Valkey(pki))
+        witness.store(kind, Valkey(pki), bucket="muster-canary", signing_region="us-east-1")
         witness.acknowledged(kind, 1, 2)
         assert f"python3-{name} is not installed" in witness.window(kind)["error"]
 
@@ -162,6 +161,22 @@ def test_the_lag_of_a_replica_is_counted(witness: Witness, pki: Path) -> None:
         "received_lsn": "4711",
         "replayed_lsn": "4711",
     }
+
+
+def test_a_replica_is_asked_at_its_address_and_known_by_its_name(witness: Witness, pki: Path) -> None:
+    server = valkey_with(pki, 1, 2)
+    witness.store("valkey", server)
+    witness.acknowledged("valkey", 1, 2)
+
+    def ask(name: str) -> dict[str, Any]:
+        target = {"host": name, "address": "127.0.0.1", "port": server.port}
+        return witness.run_module(
+            dr_lag, {"config": witness.write(), "store": "valkey", "target_hosts": [target]}
+        )
+
+    # No name server knows it; its certificate is good for it.
+    assert ask("north-1")["held_sequence"] == 2
+    assert "certificate" in ask("elsewhere")["reason"]
 
 
 def test_a_store_whose_standby_lets_nobody_read_is_refused(witness: Witness, pki: Path) -> None:
@@ -201,6 +216,15 @@ def test_a_queue_is_read_and_left(witness: Witness, rabbitmq: Rabbitmq) -> None:
     }
     assert len(rabbitmq.messages) == 9
     assert rabbitmq.consumers == 0
+
+
+@pytest.mark.parametrize("change", [{"role": "standby"}, {"region": "south"}, {"epoch": None}])
+def test_only_the_gate_of_the_open_region_tells_its_epoch(
+    witness: Witness, rabbitmq: Rabbitmq, change: dict[str, Any]
+) -> None:
+    (gate,) = [server for server in witness.servers if isinstance(server, Gate)]
+    gate.found |= change
+    assert witness.window("rabbitmq")["timeline"] is None
 
 
 def test_a_queue_that_somebody_else_reads_is_not_known(witness: Witness, rabbitmq: Rabbitmq) -> None:
@@ -269,13 +293,8 @@ def test_two_regions_that_both_serve_leave_it_unknown(witness: Witness, pki: Pat
 # --- both sides agree -------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("canary")
 def test_the_modules_know_how_the_daemon_keeps_its_numbers() -> None:
-    if "muster_canary" not in sys.modules:
-        spec = importlib.util.spec_from_file_location("muster_canary", FILES / "muster_canary.py")
-        assert spec
-        assert spec.loader
-        sys.modules["muster_canary"] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(sys.modules["muster_canary"])
     bits = importlib.import_module("muster_canary_valkey")
     objects = importlib.import_module("muster_canary_object_storage")
     here = _survivors_stores

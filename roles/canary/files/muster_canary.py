@@ -29,6 +29,7 @@ import socket
 import sys
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -186,8 +187,10 @@ def check_config(config: Config) -> None:
     for store in config.stores:
         if store.type not in OPTIONS:
             raise ConfigError(f"store {store.name}: unknown type {store.type}")
-        if store.type == "postgresql" and psycopg2 is None:
-            raise ConfigError(f"store {store.name}: python3-psycopg2 is not installed")
+        try:
+            store_class(store.type)
+        except ImportError as error:
+            raise ConfigError(f"store {store.name}: the Python module {error.name} is missing") from error
         paths = [endpoint.name for endpoint in store.endpoints]
         if not paths or len(set(paths)) != len(paths):
             raise ConfigError(f"store {store.name}: each endpoint needs a name of its own")
@@ -312,14 +315,20 @@ class Ledger:
                 path.unlink()
 
     def last_sequences(self) -> dict[str, int]:
-        """The highest number per store at the end of the newest file that has rows."""
+        """The highest number per store at the end of the newest two files that have rows.
+
+        The newest may have been begun a moment before the daemon ended, and not know every store yet.
+        """
+        found: dict[str, int] = {}
+        files = 0
         for path in [self.path, *reversed(self.finished())]:
-            found: dict[str, int] = {}
-            for row in rows_of(path, tail=1 << 18):
+            rows = list(rows_of(path, tail=1 << 18))
+            for row in rows:
                 found[row[0]] = max(found.get(row[0], 0), int(row[1]))
-            if found:
-                return found
-        return {}
+            files += bool(rows)
+            if files == 2:
+                break
+        return found
 
     def first_sequence(self, store: str) -> int | None:
         """The lowest number of a store that the ledger still covers, as far as it can be told cheaply."""
@@ -415,7 +424,7 @@ class Session(Protocol):
         """Drop the connection."""
 
 
-class Store:
+class Store(ABC):
     """One store behind its endpoints."""
 
     prune_every = PRUNE_EVERY
@@ -433,12 +442,13 @@ class Store:
         self.remarks: dict[str, str] = {}
         self.next_prune = time.monotonic() + 60
 
+    @abstractmethod
     def session(self, route: Route) -> Session:
-        raise NotImplementedError
+        """A way through one endpoint, which is opened at the first write."""
 
+    @abstractmethod
     def prune(self, below: int) -> int:
         """Remove the numbers that the ledger no longer covers; how many."""
-        raise NotImplementedError
 
     def remark(self, endpoint: str, error: object) -> None:
         """Keep the first line of what the server or library said, for the journal."""
@@ -616,6 +626,8 @@ OPTIONS = {
 def store_class(kind: str) -> type[Store]:
     """What writes to a type of store; nothing is loaded for those that are not configured."""
     if kind == "postgresql":
+        if psycopg2 is None:
+            raise ModuleNotFoundError("psycopg2 is missing", name="psycopg2")
         return PostgresqlStore
     found: type[Store] = importlib.import_module(f"muster_canary_{kind}").STORE
     return found
@@ -848,7 +860,7 @@ def first_number(kind: str) -> int:
     PostgreSQL refuses a number that it has already. The others would take it again, and a lost write
     with a number of before would seem to be there: so they begin above all that an earlier ledger had.
     """
-    return 0 if kind == "postgresql" else int((time.time() - NUMBERS_BEGIN) * 1000)
+    return 0 if kind == "postgresql" else max(0, int((time.time() - NUMBERS_BEGIN) * 1000))
 
 
 def run(config: Config) -> None:

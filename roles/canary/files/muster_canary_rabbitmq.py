@@ -15,10 +15,11 @@ belongs to that region alone, so an old answer only puts this region behind the 
 from __future__ import annotations
 
 import json
+import struct
 from typing import Any
 
 from muster_canary_wire import Rejected, Wire, WireSession, WireStore, answer_of
-from pika import frame, spec
+from pika import exceptions, frame, spec
 
 CHANNEL = 1
 CODES = {
@@ -45,6 +46,8 @@ PROPERTIES = {
 
 class RabbitmqSession(WireSession):
     """Publishes through one endpoint of a RabbitMQ, over a connection with one channel."""
+
+    garbled = (*WireSession.garbled, LookupError, struct.error, exceptions.AMQPError)
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)

@@ -4,7 +4,13 @@
 
 The stores' own client libraries resolve names while a write waits, know no deadline for a whole
 attempt, and cannot be woken when the daemon ends. So their protocols are spoken here over one kind
-of connection, that does what is asked of libpq for PostgreSQL.
+of connection, that does what is asked of libpq for PostgreSQL. What needs no connection is left to the
+libraries: pika makes the frames of AMQP, botocore signs requests. Of Redis' protocol it is ten lines.
+
+The canary may take 3 % of one processor. Its time for one write, against servers on the same machine
+(Python 3.11): an object 0.5 ms here and 2.0 ms by boto3, which would be 1.6 % for the two endpoints
+alone; a number in Valkey 0.17 ms here and 0.16 ms by redis. All three stores, each with two endpoints
+and 250 ms, take 1.3 to 1.7 %.
 """
 
 from __future__ import annotations
@@ -18,7 +24,8 @@ import select
 import socket
 import ssl
 import time
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -224,8 +231,12 @@ def answer_of(wire: Wire, method: str, deadline: float) -> tuple[int, bytes]:
     return response.status, body
 
 
-class WireSession:
+class WireSession(ABC):
     """A session over one connection; a store's own class greets the server and speaks its protocol."""
+
+    # What reading an answer raises that is none. It may not end the thread, and with it the daemon: that
+    # one store talks nonsense is no reason to measure none.
+    garbled: tuple[type[Exception], ...] = (ValueError, TypeError)
 
     def __init__(self, store: WireStore, route: Route) -> None:
         self.store = store
@@ -255,13 +266,13 @@ class WireSession:
         """A name from a certificate, when it can stand in the ledger."""
         return text if NAME.match(text) else ""
 
+    @abstractmethod
     def greet(self, deadline: float) -> None:
         """Log in, and learn what the server tells of itself."""
-        raise NotImplementedError
 
+    @abstractmethod
     def put(self, sequence: int, deadline: float) -> str:
         """Write a number over the open connection; who acknowledged it."""
-        raise NotImplementedError
 
     def write(self, sequence: int, deadline: float, sending: Callable[[], None]) -> str:
         with self.guarded():
@@ -270,17 +281,24 @@ class WireSession:
             return self.put(sequence, deadline)
 
     @contextlib.contextmanager
-    def guarded(self) -> Any:
+    def guarded(self) -> Iterator[None]:
         """After anything but a success the connection is dropped: what is still on its way is of no use."""
+        endpoint, done = self.route.endpoint.name, False
         try:
             yield
-        except BaseException as error:
-            self.close()
-            if isinstance(error, OSError | Rejected):
-                self.store.remark(self.route.endpoint.name, getattr(error, "said", None) or str(error))
-            if isinstance(error, OSError):
-                raise NoAnswer(classify(error)) from error
+            done = True
+        except OSError as error:
+            self.store.remark(endpoint, error)
+            raise NoAnswer(classify(error)) from error
+        except Rejected as error:
+            self.store.remark(endpoint, error.said)
             raise
+        except self.garbled as error:
+            self.store.remark(endpoint, f"an answer that cannot be read ({type(error).__name__})")
+            raise NoAnswer("protocol") from error
+        finally:
+            if not done:
+                self.close()
 
     def prune(self, pause: Callable[[float], bool]) -> int:
         """Remove what is older than it is kept; the server does that by itself where it can."""
