@@ -124,6 +124,26 @@ def test_too_few_sentinels_are_told(valkeys: Platform, run_module: Run) -> None:
     ]
 
 
+def test_sentinels_that_watch_otherwise_are_told_again(valkeys: Platform, run_module: Run) -> None:
+    wanted = {
+        "down-after-milliseconds": "5000",
+        "failover-timeout": "20000",
+        "parallel-syncs": "1",
+        "quorum": "2",
+    }
+    for host in ("north-1", "north-2", "north-3"):
+        valkeys.nodes[host].monitors["muster-north"] |= wanted
+    arguments = {**PARAMS, "host": "north-2"}
+    assert run_module(valkey_info, {**arguments, "watching": {}})["plan"] == "none"
+    assert run_module(valkey_info, {**arguments, "watching": {"down_after_ms": 3000}})["plan"] == "settle"
+    # A region that grew.
+    valkeys.nodes["north-2"].monitors["muster-north"]["quorum"] = "1"
+    assert run_module(valkey_info, {**arguments, "watching": {}})["plan"] == "settle"
+    assert run_module(valkey_info, arguments)["plan"] == "none"
+    # One of the standby region watches nobody, in no way.
+    assert run_module(valkey_info, {**PARAMS, "watching": {"down_after_ms": 3000}})["plan"] == "none"
+
+
 @pytest.mark.parametrize(
     ("said", "reason"),
     [
