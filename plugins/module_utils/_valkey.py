@@ -58,7 +58,9 @@ class Access:
         names = [name for name in cls.__dataclass_fields__ if name != "timeout"]
         return cls(**{name: params[name] for name in names}, timeout=timeout)
 
-    def connect(self, host: str, sentinel: bool = False, timeout: float | None = None) -> Any:
+    def connect(
+        self, host: str, sentinel: bool = False, timeout: float | None = None, decode: bool = True
+    ) -> Any:
         """A client of one server or Sentinel, over TLS with a verified name."""
         try:
             import redis
@@ -78,16 +80,18 @@ class Access:
             ssl_check_hostname=True,
             socket_timeout=timeout or self.timeout,
             socket_connect_timeout=self.timeout,
-            decode_responses=True,
+            decode_responses=decode,
             retry=Retry(NoBackoff(), 0),
             lib_name=None,
             lib_version=None,
         )
 
     @contextmanager
-    def session(self, host: str, sentinel: bool = False, timeout: float | None = None) -> Iterator[Any]:
+    def session(
+        self, host: str, sentinel: bool = False, timeout: float | None = None, decode: bool = True
+    ) -> Iterator[Any]:
         """A client whose errors are sentences that name the host."""
-        client = self.connect(host, sentinel, timeout)
+        client = self.connect(host, sentinel, timeout, decode)
         import redis
 
         try:
@@ -112,8 +116,6 @@ class Server:
     copying: bool = False
     offset: int | None = None
     replid: str | None = None
-    replid2: str | None = None
-    second_offset: int | None = None
     priority: int | None = None
     last_io: int | None = None
     replicas: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -133,13 +135,13 @@ class Server:
 
 @dataclass
 class Watch:
-    """What one Sentinel watches: monitor name to the address of the primary."""
+    """What one Sentinel watches: monitor name to the address of the primary, and how it watches it."""
 
     host: str
     region: str
     error: str | None = None
     monitors: dict[str, str] = field(default_factory=dict)
-    others: dict[str, int] = field(default_factory=dict)
+    settings: dict[str, dict[str, str]] = field(default_factory=dict)
 
 
 @dataclass
@@ -184,11 +186,14 @@ class World:
         heads.sort(key=lambda server: not server.link_up)
         return heads[0] if heads else None
 
-    def watching(self, region: str) -> tuple[list[Watch], int]:
-        """The region's Sentinels that watch it, and how many answered."""
-        found = [watch for host, watch in self.watches.items() if host in self.regions[region]]
-        answered = [watch for watch in found if watch.error is None]
-        return [watch for watch in answered if monitor_name(region) in watch.monitors], len(answered)
+    def answering(self, region: str) -> list[Watch]:
+        """The region's Sentinels that answered."""
+        found = [self.watches[host] for host in self.regions[region]]
+        return [watch for watch in found if watch.error is None]
+
+    def watching(self, region: str) -> list[Watch]:
+        """Those of them that watch the region."""
+        return [watch for watch in self.answering(region) if monitor_name(region) in watch.monitors]
 
     def quorum(self, region: str) -> int:
         return len(self.regions[region]) // 2 + 1
@@ -201,11 +206,9 @@ def monitor_name(region: str) -> str:
 
 def read_server(client: Any, server: Server) -> None:
     """INFO of one server into C(server)."""
-    info = client.info("replication")
+    info = client.info("replication", "server", "persistence")
     server.role = "primary" if info["role"] == "master" else "replica"
     server.replid = info.get("master_replid")
-    server.replid2 = info.get("master_replid2")
-    server.second_offset = int(info.get("second_repl_offset", -1))
     server.failover = info.get("master_failover_state")
     server.offset = int(info["master_repl_offset"])
     for index in range(int(info.get("connected_slaves", 0))):
@@ -220,13 +223,11 @@ def read_server(client: Any, server: Server) -> None:
         server.priority = int(info["slave_priority"])
         seconds = int(info.get("master_last_io_seconds_ago", -1))
         server.last_io = seconds if seconds >= 0 else None
-    more = client.info("server")
-    server.version = str(more.get("valkey_version") or more.get("redis_version"))
-    kept = client.info("persistence")
-    server.loading = bool(int(kept.get("loading", 0)))
-    if kept.get("rdb_last_bgsave_status", "ok") != "ok":
+    server.version = str(info.get("valkey_version") or info.get("redis_version"))
+    server.loading = bool(int(info.get("loading", 0)))
+    if info.get("rdb_last_bgsave_status", "ok") != "ok":
         server.complaints.append(f"the last RDB of {server.host} could not be written")
-    if int(kept.get("aof_enabled", 0)) and kept.get("aof_last_write_status", "ok") != "ok":
+    if int(info.get("aof_enabled", 0)) and info.get("aof_last_write_status", "ok") != "ok":
         server.complaints.append(f"{server.host} cannot write its AOF")
 
 
@@ -267,7 +268,7 @@ class Survey:
             with self.access.session(host, sentinel=True) as client:
                 for name, state in client.sentinel_masters().items():
                     watch.monitors[name] = str(state["ip"])
-                    watch.others[name] = int(state.get("num-other-sentinels", 0))
+                    watch.settings[name] = {key: str(value) for key, value in state.items()}
         except (MusterError, KeyError, ValueError) as error:
             return Watch(host, region, error=first_line(error))
         return watch
@@ -300,16 +301,19 @@ class Watching:
             raise MusterError(f"watching: unknown {', '.join(unknown)}; known are {known}")
         return cls(**{name: int(value) for name, value in values.items()})
 
+    def settings(self, quorum: int) -> dict[str, str]:
+        """As Sentinel names them."""
+        return {
+            "down-after-milliseconds": str(self.down_after_ms),
+            "failover-timeout": str(self.failover_timeout_ms),
+            "parallel-syncs": str(self.parallel_syncs),
+            "quorum": str(quorum),
+        }
+
 
 def watch_primary(access: Access, host: str, region: str, primary: str, quorum: int, how: Watching) -> bool:
     """Let the Sentinel on C(host) watch the region's primary; True when that changed anything."""
-    name = monitor_name(region)
-    wanted = {
-        "down-after-milliseconds": str(how.down_after_ms),
-        "failover-timeout": str(how.failover_timeout_ms),
-        "parallel-syncs": str(how.parallel_syncs),
-        "quorum": str(quorum),
-    }
+    name, wanted = monitor_name(region), how.settings(quorum)
     with access.session(host, sentinel=True) as client:
         state = client.sentinel_masters().get(name)
         # Whom it watches is its own to say, once it watches: it follows its region's failovers.
@@ -321,6 +325,27 @@ def watch_primary(access: Access, host: str, region: str, primary: str, quorum: 
         words += ["auth-user", WATCHER, "auth-pass", access.sentinel_password]
         client.execute_command("SENTINEL", "SET", name, *words)
     return True
+
+
+def tell_sentinels(access: Access, world: World, region: str, primary: str, how: Watching) -> bool:
+    """After a move: all Sentinels of the region that answer watch its new primary; a majority must."""
+    name, quorum = monitor_name(region), world.quorum(region)
+
+    def one(host: str) -> bool | None:
+        try:
+            if world.watches[host].monitors.get(name) not in (None, primary):
+                # Of an earlier time.
+                unwatch(access, host, [region])
+            return watch_primary(access, host, region, primary, quorum, how)
+        except MusterError:
+            return None
+
+    told = in_parallel([partial(one, host) for host in world.regions[region]])
+    if len([answer for answer in told if answer is not None]) < quorum:
+        raise MusterError(
+            f"no majority of the Sentinels of region {region} answers: as a primary it would not be safe"
+        )
+    return any(told)
 
 
 def unwatch(access: Access, host: str, regions: Sequence[str]) -> bool:

@@ -26,7 +26,6 @@ from ansible_collections.muster.platform.plugins.module_utils._valkey import (
     Watching,
     World,
     in_parallel,
-    monitor_name,
 )
 from ansible_collections.muster.platform.plugins.module_utils._wait import wait_until
 
@@ -106,25 +105,7 @@ class Promotion:
     # --- changing ---
 
     def watch(self, world: World, primary: str) -> bool:
-        """A majority of the region's Sentinels must be told."""
-        name, quorum = monitor_name(self.target), world.quorum(self.target)
-
-        def one(host: str) -> bool | None:
-            try:
-                watched = world.watches[host].monitors.get(name)
-                if watched not in (None, primary):
-                    _valkey.unwatch(self.access, host, [self.target])
-                return _valkey.watch_primary(self.access, host, self.target, primary, quorum, self.watching)
-            except MusterError:
-                return None
-
-        done = in_parallel([partial(one, host) for host in self.regions[self.target]])
-        if len([answer for answer in done if answer is not None]) < quorum:
-            raise MusterError(
-                f"no majority of the Sentinels of region {self.target} answers: "
-                "as a primary it would not be safe"
-            )
-        return any(done)
+        return _valkey.tell_sentinels(self.access, world, self.target, primary, self.watching)
 
     def open(self, host: str) -> int:
         """Take writes; how much it held then."""

@@ -90,7 +90,7 @@ class Handover:
         """Who will be promoted; every doubt is a refusal before the first change."""
         primary = world.sole_primary()
         for region in (self.source, self.target):
-            _watching, answered = world.watching(region)
+            answered = len(world.answering(region))
             if answered < world.quorum(region):
                 raise MusterError(
                     f"refused: only {answered} of {len(self.regions[region])} Sentinels "
@@ -135,12 +135,16 @@ class Handover:
 
         with contextlib.suppress(MusterError):
             return wait_until(ended, "the failover that is under way to end", self.limits.promote, 0.1)
-        # It waits for a target that does not answer. When the target was promoted, aborting would make two.
-        old = under_way[0]
-        silent = [s.host for s in self.look().of(self.target) if s.error]
+        # It waits for a target that does not answer. When that was promoted, aborting would make two.
+        seen, old = self.look(), under_way[0]
+        # Whichever way it goes: this run may be asked to move back.
+        others = [s for s in seen.servers.values() if s.region != old.region]
+        if any(s.writable for s in others):
+            return seen
+        silent = [s.host for s in others if s.error]
         if silent:
             raise MusterError(
-                f"{old.host} hands over to region {self.target}, "
+                f"{old.host} hands over to region {others[0].region}, "
                 f"of which {', '.join(silent)} does not answer: "
                 "whether it was promoted is not known; bring it up and run the same command again"
             )
@@ -241,9 +245,9 @@ class Handover:
             ) from error
         self.abort(primary.host)
 
-        def back() -> World | None:
-            seen = self.look()
-            return seen if seen.servers[primary.host].writable else None
+        def back() -> bool:
+            # Alone: a target that was promoted at this very moment must not be told to be as before.
+            return self.look().sole_primary().host == primary.host
 
         wait_until(back, f"{primary.host} to take writes again", self.limits.rollback, 0.1)
         self.watch(self.source, primary.host, world)
@@ -252,21 +256,7 @@ class Handover:
     # --- finishing ---
 
     def watch(self, region: str, primary: str, world: World) -> bool:
-        """All Sentinels of the region that answer watch its primary; a majority must."""
-
-        def one(host: str) -> bool | None:
-            try:
-                quorum = world.quorum(region)
-                return _valkey.watch_primary(self.access, host, region, primary, quorum, self.watching)
-            except MusterError:
-                return None
-
-        done = in_parallel([partial(one, host) for host in self.regions[region]])
-        if len([answer for answer in done if answer is not None]) < world.quorum(region):
-            raise MusterError(
-                f"no majority of the Sentinels of region {region} could be told to watch {primary}"
-            )
-        return any(done)
+        return _valkey.tell_sentinels(self.access, world, region, primary, self.watching)
 
     def finish(self, world: World, situation: str, check: bool) -> dict[str, Any]:
         """The new region watched and eligible, the old one chained behind it."""

@@ -15,9 +15,15 @@ from pathlib import Path
 from typing import Any
 
 from ansible_collections.muster.platform.plugins.module_utils._errors import MusterError
+from ansible_collections.muster.platform.plugins.module_utils._valkey import first_line
 from ansible_collections.muster.platform.plugins.module_utils._wait import wait_until
 
 PROGRAM = "/usr/bin/valkey-server"
+
+
+def private(path: str, flags: int) -> int:
+    """An opener of files that only their owner may read."""
+    return os.open(path, flags, 0o600)
 
 
 def size_of(directory: Path) -> int:
@@ -55,19 +61,23 @@ def served(directory: Path, append_only: bool, timeout: float, user: str = "valk
             user=account.pw_uid, group=account.pw_gid, extra_groups=[],
         )  # fmt: skip
     client = redis.Redis(unix_socket_path=str(socket), lib_name=None, lib_version=None, socket_timeout=60)
+
+    def settled() -> str | None:
+        """Whether it answers or has ended; None while neither is so."""
+        if process.poll() is not None:
+            return "ended"
+        with contextlib.suppress(redis.RedisError):
+            client.ping()
+            return "answers"
+        return None
+
     try:
-
-        def ready() -> bool:
-            if process.poll() is not None:
-                said = log.read_text(errors="replace").strip().splitlines()
-                raise MusterError(f"Valkey did not take the data: {said[-1] if said else 'no word'}")
-            try:
-                return bool(client.ping())
-            except redis.RedisError:
-                return False
-
-        wait_ready(ready, process, directory, timeout)
+        if wait_until(settled, f"a server on the data in {directory}", timeout, 0.1) == "ended":
+            said = log.read_text(errors="replace").strip().splitlines()
+            raise MusterError(f"Valkey did not take the data: {said[-1] if said else 'no word'}")
         yield client
+    except redis.RedisError as error:
+        raise MusterError(f"the server on the data in {directory}: {first_line(error)}") from error
     finally:
         client.close()
         process.terminate()
@@ -77,17 +87,3 @@ def served(directory: Path, append_only: bool, timeout: float, user: str = "valk
             process.kill()
             process.wait()
         shutil.rmtree(room, ignore_errors=True)
-
-
-def wait_ready(ready: Any, process: subprocess.Popen[bytes], directory: Path, timeout: float) -> None:
-    """Until it answers; at once no more when it has ended."""
-
-    def over() -> list[str]:
-        try:
-            return ["answers"] if ready() else []
-        except MusterError as error:
-            return [str(error)] if process.poll() is not None else []
-
-    said = wait_until(over, f"a server on the data in {directory}", timeout, 0.1)
-    if said != ["answers"]:
-        raise MusterError(said[0])

@@ -46,7 +46,7 @@ class Member:
     access: Access
     place: Place
     initial_primary_region: str
-    watching: Watching
+    watching: Watching | None  # None where that is not asked about
     timeout: float
 
     def look(self, sentinels: bool = True) -> World:
@@ -83,10 +83,13 @@ class Member:
         names = set(world.watches[self.host].monitors)
         expected = {_valkey.monitor_name(region)} if region == primary.region else set()
         ours = {_valkey.monitor_name(name) for name in world.regions}
+        settings = world.watches[self.host].settings.get(_valkey.monitor_name(region), {})
+        wanted = self.watching.settings(world.quorum(region)) if self.watching and expected else {}
         priority = ELIGIBLE if region == primary.region else NEVER
         return (
             (server.follows and not (server.link_up and server.upstream == self.target(world)))
             or (names & ours) != expected
+            or any(settings.get(name) != value for name, value in wanted.items())
             or (server.priority is not None and server.priority != priority)
         )
 
@@ -115,12 +118,11 @@ class Member:
         return changed
 
     def first_state(self, bootstrap: bool) -> None:
-        upstream = self.first_upstream() if bootstrap else self.joining()
-        region = next(name for name, hosts in self.regions.items() if self.host in hosts)
         if bootstrap:
-            primary_region = self.initial_primary_region
+            upstream, primary_region = self.first_upstream(), self.initial_primary_region
         else:
-            primary_region = self.look(sentinels=False).sole_primary().region
+            upstream, primary_region = self.joining()
+        region = next(name for name, hosts in self.regions.items() if self.host in hosts)
         self.place.write_state(upstream, self.access.port, ELIGIBLE if region == primary_region else NEVER)
         if bootstrap and not upstream:
             self.place.write(self.place.first_start, "")
@@ -133,9 +135,11 @@ class Member:
         own = next(hosts for hosts in self.regions.values() if self.host in hosts)
         return str(first if own[0] == self.host else own[0])
 
-    def joining(self) -> str:
+    def joining(self) -> tuple[str, str]:
+        """Whom a host without data follows, and the region that is primary."""
         try:
-            upstream = self.target(self.look(sentinels=False))
+            world = self.look(sentinels=False)
+            primary, upstream = world.sole_primary(), self.target(world)
         except MusterError as error:
             raise MusterError(
                 f"{self.host} has no data, and whom it shall follow is not known ({error}): "
@@ -143,7 +147,7 @@ class Member:
             ) from error
         if upstream is None:
             raise MusterError(f"{self.host} takes writes but has no {self.place.server_state}")
-        return upstream
+        return upstream, primary.region
 
     def start_unit(self, unit: str) -> None:
         try:
@@ -212,15 +216,14 @@ class Member:
 
     def watch(self, world: World) -> bool:
         primary, region = world.sole_primary(), world.home(self.host)
-        others = [name for name in world.regions if name != region or name != primary.region]
+        watched = region == primary.region
+        others = [name for name in world.regions if name != region or not watched]
 
         def done() -> list[bool]:
             changed = _valkey.unwatch(self.access, self.host, others)
-            if region == primary.region:
-                quorum = world.quorum(region)
-                changed |= _valkey.watch_primary(
-                    self.access, self.host, region, primary.host, quorum, self.watching
-                )
+            if watched:
+                quorum, how = world.quorum(region), self.watching or Watching()
+                changed |= _valkey.watch_primary(self.access, self.host, region, primary.host, quorum, how)
             return [changed]
 
         return wait_until(done, f"the Sentinel on {self.host} to answer", self.timeout, POLL)[0]

@@ -10,7 +10,7 @@ holds with another value. Each step may be run again.
 from __future__ import annotations
 
 import base64
-import contextlib
+import errno
 import json
 import os
 import re
@@ -23,7 +23,7 @@ from typing import Any
 from ansible_collections.muster.platform.plugins.module_utils import _valkey_isolated
 from ansible_collections.muster.platform.plugins.module_utils._errors import MusterError
 from ansible_collections.muster.platform.plugins.module_utils._fence import Fence
-from ansible_collections.muster.platform.plugins.module_utils._files import write_file
+from ansible_collections.muster.platform.plugins.module_utils._files import sync, write_file
 from ansible_collections.muster.platform.plugins.module_utils._systemd import systemctl
 from ansible_collections.muster.platform.plugins.module_utils._valkey import (
     NEVER,
@@ -33,13 +33,13 @@ from ansible_collections.muster.platform.plugins.module_utils._valkey import (
 )
 from ansible_collections.muster.platform.plugins.module_utils._valkey_member import Member
 from ansible_collections.muster.platform.plugins.module_utils._valkey_state import (
+    DATA,
     SENTINEL_UNIT,
     SERVER_UNIT,
     Place,
 )
 
 BATCH = 500
-DATA = ("appendonlydir", "dump.rdb")
 # What to read of a value whose serialization differs: the same content may be laid out in another order.
 READ = {
     b"hash": ("HGETALL",),
@@ -103,17 +103,21 @@ class Rejoin:
         return {"changed": True, "saved": saved}
 
     def set_aside(self, target: Path) -> None:
-        """A rename where both are on one file system."""
+        """A rename where both are on one file system; else a copy, which is whole before the source goes."""
         os.makedirs(target, mode=0o700, exist_ok=True)
         os.chmod(target.parent, 0o700)
         for name in DATA:
-            source = Path(self.place.data) / name
-            if source.exists():
+            source, kept = Path(self.place.data) / name, target / name
+            if not source.exists():
+                continue
+            if not kept.exists() and not renamed(source, kept):
                 partial = target / f"{name}.partial"
-                with contextlib.suppress(FileNotFoundError):
-                    shutil.rmtree(partial) if partial.is_dir() else partial.unlink()
-                shutil.move(str(source), partial)
-                os.replace(partial, target / name)
+                remove(partial)
+                copy(source, partial)
+                os.sync()
+                os.replace(partial, kept)
+                sync(target)
+            remove(source)
 
     def listed(self, directory: Path, primary: Server) -> dict[str, Any]:
         """Every key that the new primary lacks, or holds with another value, in keys.jsonl."""
@@ -122,30 +126,24 @@ class Rejoin:
         if not append and not (data / "dump.rdb").exists():
             return {"count": 0, "missing": 0, "different": 0, "bytes": 0, "file": None, "reason": "no data"}
         needed = _valkey_isolated.size_of(data)
-        _valkey_isolated.check_room(directory, needed)
         # A copy is served, so that what was saved stays as it was.
-        copy = Path(self.place.data) / "reprotect"
-        shutil.rmtree(copy, ignore_errors=True)
+        served = Path(self.place.data) / "reprotect"
+        shutil.rmtree(served, ignore_errors=True)
+        _valkey_isolated.check_room(Path(self.place.data), needed)
         try:
-            shutil.copytree(data, copy)
+            shutil.copytree(data, served)
             with (
-                _valkey_isolated.served(copy, append, self.timeout, self.place.user) as old,
-                contextlib.closing(self.raw(primary.host)) as new,
+                _valkey_isolated.served(served, append, self.timeout, self.place.user) as old,
+                self.access.session(primary.host, timeout=30, decode=False) as new,
             ):
                 return {**self.compare(old, new, directory / "keys.jsonl"), "bytes": needed}
         finally:
-            shutil.rmtree(copy, ignore_errors=True)
-
-    def raw(self, host: str) -> Any:
-        """A client of the new primary that reads bytes as they are."""
-        client = self.access.connect(host, timeout=30)
-        client.connection_pool.connection_kwargs["decode_responses"] = False
-        return client
+            shutil.rmtree(served, ignore_errors=True)
 
     def compare(self, old: Any, new: Any, file: Path) -> dict[str, Any]:
         counts = {"missing": 0, "different": 0}
         temporary = file.with_suffix(".partial")
-        with open(temporary, "w", encoding="utf-8", opener=private) as stream:
+        with open(temporary, "w", encoding="utf-8", opener=_valkey_isolated.private) as stream:
             for database in databases(old):
                 for client in (old, new):
                     use(client, database)
@@ -182,8 +180,29 @@ class Rejoin:
         return stands
 
 
-def private(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)
+def renamed(source: Path, target: Path) -> bool:
+    """Whether that was possible: both are on one file system."""
+    try:
+        os.rename(source, target)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        return False
+    return True
+
+
+def copy(source: Path, target: Path) -> None:
+    if source.is_dir():
+        shutil.copytree(source, target)
+    else:
+        shutil.copy2(source, target)
+
+
+def remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def use(client: Any, database: int) -> None:

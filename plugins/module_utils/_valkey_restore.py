@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
@@ -22,6 +21,7 @@ from ansible_collections.muster.platform.plugins.module_utils._files import writ
 from ansible_collections.muster.platform.plugins.module_utils._systemd import systemctl
 from ansible_collections.muster.platform.plugins.module_utils._valkey import ELIGIBLE, NEVER
 from ansible_collections.muster.platform.plugins.module_utils._valkey_state import (
+    DATA,
     SENTINEL_UNIT,
     SERVER_UNIT,
     Place,
@@ -58,7 +58,7 @@ def note_of(backup: Path) -> Path:
 
 
 def decrypt(backup: Path, target: Path, key: str, wanted: str) -> None:
-    with open(backup, "rb") as source, open(target, "wb") as output:
+    with open(backup, "rb") as source, open(target, "wb", opener=_valkey_isolated.private) as output:
         done = subprocess.run(  # pylint: disable=ansible-bad-function
             [*CIPHER, "-pass", f"file:{key}"],
             stdin=source,
@@ -133,7 +133,7 @@ def set_aside(place: Place, keep: bool) -> str | None:
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
     target = Path(place.data) / f"before-restore-{stamp}"
     target.mkdir(mode=0o700)
-    for name in ("appendonlydir", "dump.rdb"):
+    for name in DATA:
         source = Path(place.data) / name
         if source.exists():
             os.replace(source, target / name)
@@ -152,8 +152,7 @@ def put(place: Place, source: Path) -> None:
     shutil.copyfile(source, Path(place.data) / "dump.rdb")
     for path in (append, append / BASE, append / "appendonly.aof.manifest", Path(place.data) / "dump.rdb"):
         place.give(str(path))
-    with contextlib.suppress(OSError):
-        os.sync()
+    os.sync()
 
 
 def run(params: Params, check: bool) -> dict[str, Any]:

@@ -25,6 +25,8 @@ from ansible_collections.muster.platform.plugins.module_utils._files import wait
 
 SERVER_UNIT = "valkey-server.service"
 SENTINEL_UNIT = "valkey-sentinel.service"
+# What a server keeps its data in, beneath its data directory.
+DATA = ("appendonlydir", "dump.rdb")
 UNITS = {"k": 1000, "kb": 1024, "m": 1000**2, "mb": 1024**2, "g": 1000**3, "gb": 1024**3}
 LOCK = "/run/lock/muster-valkey"
 SIZE = re.compile(r"^(\d+)(k|kb|m|mb|g|gb)$", re.IGNORECASE)
@@ -120,23 +122,21 @@ class Place:
             found[name] = total.hexdigest()
         return found
 
-    def not_applied(self) -> list[str]:
+    def noted(self) -> dict[str, str]:
         try:
             with open(self.applied, encoding="utf-8") as stream:
-                known = json.load(stream)
+                return dict(json.load(stream))
         except (OSError, ValueError):
-            known = {}
+            return {}
+
+    def not_applied(self) -> list[str]:
+        known = self.noted()
         return [name for name, digest in self.digests().items() if known.get(name) != digest]
 
     def note_applied(self, names: Sequence[str]) -> None:
-        try:
-            with open(self.applied, encoding="utf-8") as stream:
-                known = json.load(stream)
-        except (OSError, ValueError):
-            known = {}
         digests = self.digests()
         os.makedirs(os.path.dirname(self.applied), exist_ok=True)
-        write_file(self.applied, json.dumps(known | {name: digests[name] for name in names}), 0o644)
+        write_file(self.applied, json.dumps(self.noted() | {name: digests[name] for name in names}), 0o644)
 
 
 @contextmanager
@@ -184,10 +184,11 @@ def declared(path: str) -> dict[str, str]:
 
 
 def pending(wanted: Mapping[str, str], running: Mapping[str, Any]) -> list[str]:
-    """The names of the settings that the server runs with differently."""
+    """The names of the settings that the server runs with differently, or does not know."""
     found = []
     for name, value in wanted.items():
         if name not in running:
+            found.append(name)
             continue
         have, want = normal(name, str(running[name])), normal(name, value)
         within = name == "client-output-buffer-limit" and want in have

@@ -60,7 +60,7 @@ def watch_reasons(server: Server, world: World) -> list[str]:
         found.append(f"the Sentinel on {server.host} does not answer ({watch.error})")
     if primary is None:
         return found
-    watching, _answered = world.watching(server.region)
+    watching = world.watching(server.region)
     if server.region == primary.region and len(watching) < world.quorum(server.region):
         found.append(
             f"too few Sentinels watch region {server.region}, so that nobody takes over from its primary"
@@ -154,7 +154,6 @@ def describe(world: World) -> dict[str, Any]:
     found = {}
     for name in world.regions:
         leader = world.leader(name)
-        watching, _answered = world.watching(name)
         members = {}
         for server in world.of(name):
             data = dataclasses.asdict(server)
@@ -162,7 +161,7 @@ def describe(world: World) -> dict[str, Any]:
             members[server.host] = data
         found[name] = {
             "leader": leader.host if leader else None,
-            "watching": len(watching),
+            "watching": len(world.watching(name)),
             "members": members,
         }
     return found

@@ -25,6 +25,10 @@ options:
     description: Whether this host is to have backups, so that none is a reason against it.
     type: bool
     default: false
+  watching:
+    description: How a Sentinel shall watch (C(down_after_ms), C(failover_timeout_ms), C(parallel_syncs)), so
+      that another way is part of the plan.
+    type: dict
 extends_documentation_fragment:
   - muster.platform.valkey
   - muster.platform.tls
@@ -110,7 +114,8 @@ def run(params: dict[str, Any]) -> dict[str, Any]:
     access, place = Access.from_params(params), Place()
     world = Survey(params["regions"], access).look()
     world.home(params["host"])
-    member = Member(params["host"], params["regions"], access, place, "", Watching(), 0)
+    watching = None if params["watching"] is None else Watching.from_params(params["watching"])
+    member = Member(params["host"], params["regions"], access, place, "", watching, 0)
     plan, pending = member.plan(world) if not member.fenced() else ("none", [])
     primary = world.primary()
     return {
@@ -130,6 +135,7 @@ def main() -> None:
             "backup_proof": {"type": "path", "default": "/var/lib/muster/valkey-backup.json"},
             "restore_proof": {"type": "path", "default": "/var/lib/muster/valkey-restore-proof.json"},
             "backups": {"type": "bool", "default": False},
+            "watching": {"type": "dict"},
         },
         supports_check_mode=True,
     )

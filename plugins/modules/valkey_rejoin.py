@@ -80,7 +80,7 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.muster.platform.plugins.module_utils._errors import MusterError
-from ansible_collections.muster.platform.plugins.module_utils._valkey import OPTIONS, Access, Watching
+from ansible_collections.muster.platform.plugins.module_utils._valkey import OPTIONS, Access
 from ansible_collections.muster.platform.plugins.module_utils._valkey_fence import valkey_fence
 from ansible_collections.muster.platform.plugins.module_utils._valkey_member import Member
 from ansible_collections.muster.platform.plugins.module_utils._valkey_rejoin import Rejoin
@@ -102,7 +102,7 @@ def run(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
         access=access,
         place=place,
         fence=valkey_fence(place.data, place.marker, [params["port"], params["sentinel_port"]]),
-        member=Member(host, regions, access, place, "", Watching(), params["timeout"]),
+        member=Member(host, regions, access, place, "", None, params["timeout"]),
         save_directory=params["save_directory"],
         max_keys=params["max_keys"],
         timeout=params["timeout"],

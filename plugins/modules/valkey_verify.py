@@ -82,6 +82,7 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.muster.platform.plugins.module_utils._errors import MusterError
+from ansible_collections.muster.platform.plugins.module_utils._valkey import first_line
 from ansible_collections.muster.platform.plugins.module_utils._wait import wait_until
 
 
@@ -125,7 +126,7 @@ def write_and_read(params: dict[str, Any], host: str, port: int) -> dict[str, An
         connection.send_command("GET", params["key"])
         read = connection.read_response()
     except (redis.RedisError, OSError) as error:
-        raise MusterError((str(error).strip() or type(error).__name__).splitlines()[0]) from error
+        raise MusterError(first_line(error)) from error
     finally:
         connection.disconnect()
     if read != value.encode():

@@ -17,7 +17,7 @@ from ansible_collections.muster.platform.plugins.module_utils import (
     _valkey_status,
 )
 from ansible_collections.muster.platform.plugins.modules import valkey_handover, valkey_info, valkey_promote
-from valkey_fake import PARAMS, Platform, Unreached, valkeys
+from valkey_fake import PARAMS, Platform, Unreached, library, valkeys
 
 __all__ = ["valkeys"]
 Run = Callable[..., dict[str, Any]]
@@ -26,7 +26,7 @@ QUICK = {"catch_up": 0.05, "promote": 0.1, "rollback": 0.1, "reprotect": 0.1}
 
 
 @pytest.fixture(autouse=True)
-def on_this_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def place(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> _valkey_state.Place:
     """No file and no unit of this machine."""
     data, config = tmp_path / "data", tmp_path / "config"
     data.mkdir()
@@ -39,6 +39,7 @@ def on_this_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(
         _valkey_state.operation_lock.__wrapped__, "__defaults__", (str(tmp_path / "lock"), 0.1)
     )
+    return place
 
 
 def proof(ago: float = 1.0, **more: Any) -> dict[str, Any]:
@@ -120,6 +121,67 @@ def test_too_few_sentinels_are_told(valkeys: Platform, run_module: Run) -> None:
         valkeys.nodes[host].monitors = {}
     assert status(run_module, "north-1")["recovery_status"]["reasons"] == [
         "too few Sentinels watch region north, so that nobody takes over from its primary"
+    ]
+
+
+def test_sentinels_that_watch_otherwise_are_told_again(valkeys: Platform, run_module: Run) -> None:
+    wanted = {
+        "down-after-milliseconds": "5000",
+        "failover-timeout": "20000",
+        "parallel-syncs": "1",
+        "quorum": "2",
+    }
+    for host in ("north-1", "north-2", "north-3"):
+        valkeys.nodes[host].monitors["muster-north"] |= wanted
+    arguments = {**PARAMS, "host": "north-2"}
+    assert run_module(valkey_info, {**arguments, "watching": {}})["plan"] == "none"
+    assert run_module(valkey_info, {**arguments, "watching": {"down_after_ms": 3000}})["plan"] == "settle"
+    # A region that grew.
+    valkeys.nodes["north-2"].monitors["muster-north"]["quorum"] = "1"
+    assert run_module(valkey_info, {**arguments, "watching": {}})["plan"] == "settle"
+    assert run_module(valkey_info, arguments)["plan"] == "none"
+    # One of the standby region watches nobody, in no way.
+    assert run_module(valkey_info, {**PARAMS, "watching": {"down_after_ms": 3000}})["plan"] == "none"
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        ({"loading": 1}, "Valkey on south-1 reads its data"),
+        ({"rdb_last_bgsave_status": "err"}, "the last RDB of south-1 could not be written"),
+        ({"aof_last_write_status": "err"}, "south-1 cannot write its AOF"),
+    ],
+)
+def test_what_a_server_complains_of(
+    valkeys: Platform, run_module: Run, said: dict[str, Any], reason: str
+) -> None:
+    valkeys.nodes["south-1"].persistence = said
+    assert status(run_module)["recovery_status"]["reasons"] == [reason]
+
+
+def test_a_host_that_copies_is_no_standby_yet(valkeys: Platform, run_module: Run) -> None:
+    valkeys.nodes["south-1"].link, valkeys.nodes["south-1"].copying = "down", 1
+    found = status(run_module)["recovery_status"]
+    assert (found["ready"], found["reasons"]) == (False, ["south-1 copies all data from north-1"])
+
+
+def test_backups_and_a_fence_are_told(valkeys: Platform, run_module: Run, place: _valkey_state.Place) -> None:
+    found = run_module(valkey_info, {**PARAMS, "backups": True, "backup_proof": f"{place.data}/none"})
+    assert found["recovery_status"]["reasons"] == ["south-1 has no backup yet"]
+    Path(place.marker).write_text('{"fenced_at": "then", "operation": "failover to north"}')
+    found = status(run_module)
+    assert (found["recovery_status"]["role"], found["plan"]) == ("fenced", "none")
+    assert found["recovery_status"]["reasons"] == [
+        "fenced since then (failover to north); dr_reprotect brings it back"
+    ]
+
+
+def test_a_sentinel_that_is_silent_is_told(valkeys: Platform, run_module: Run) -> None:
+    valkeys.nodes["south-1"].sentinel_down = True
+    found = status(run_module)
+    assert found["plan"] == "start"
+    assert found["recovery_status"]["reasons"] == [
+        "the Sentinel on south-1 does not answer (the Sentinel on south-1: Connection refused)"
     ]
 
 
@@ -225,11 +287,110 @@ def test_a_target_lost_in_the_middle_is_not_guessed_about(
     found = run_module(valkey_handover, {**MOVE, "timeouts": QUICK})
     assert found["msg"].endswith("whether region south was promoted is not known: run the same command again")
     assert not [call for call in valkeys.calls if "ABORT" in call]
-    # The same again, while it is still silent: refused. When it is back and was not promoted: rolled back, and moved.
-    found = run_module(valkey_handover, {**MOVE, "timeouts": QUICK})
-    assert found["msg"].startswith("north-1 hands over to region south, of which south-1 does not answer")
+    # The same again, while it is still silent, or the way back: refused.
+    for target in ("south", "north"):
+        found = run_module(valkey_handover, {**MOVE, "target": target, "timeouts": QUICK})
+        assert found["msg"].startswith("north-1 hands over to region south, of which south-1 does not answer")
+    assert not [call for call in valkeys.calls if "ABORT" in call]
+    # When it is back and was not promoted: rolled back, and moved.
     valkeys.nodes["south-1"].down = False
     monkeypatch.undo()
+    library(monkeypatch, valkeys)
+    found = run_module(valkey_handover, {**MOVE, "timeouts": QUICK})
+    assert (found["situation"], valkeys.primaries()) == ("start", ["south-1"])
+    assert "north-1 FAILOVER ABORT" in valkeys.calls
+
+
+def test_a_failover_whose_target_was_promoted_is_not_aborted(valkeys: Platform, run_module: Run) -> None:
+    valkeys.client("north-1", False).execute_command("FAILOVER", "TO", "south-1", 6379, "TIMEOUT", 1)
+    valkeys.nodes["north-1"].failover = "failover-in-progress"
+    found = run_module(valkey_handover, {**MOVE, "timeouts": QUICK})
+    assert (found["situation"], valkeys.primaries()) == ("resume", ["south-1"])
+    assert not [call for call in valkeys.calls if "ABORT" in call]
+
+
+def test_a_failover_under_way_is_waited_for(valkeys: Platform, run_module: Run) -> None:
+    valkeys.nodes["north-1"].failover = "waiting-for-sync"
+
+    def end(host: str, words: tuple[Any, ...]) -> None:
+        if len([call for call in valkeys.calls if call.startswith("north-1 INFO")]) > 2:
+            valkeys.nodes["north-1"].failover = "no-failover"
+
+    valkeys.on_call = end
+    assert run_module(valkey_handover, {**MOVE, "timeouts": QUICK})["situation"] == "start"
+    assert not [call for call in valkeys.calls if "ABORT" in call]
+
+
+def test_a_target_promoted_while_rolled_back_is_told(
+    valkeys: Platform, run_module: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("valkey_fake.Client._failover", lambda *_arguments: None)
+
+    def promote(_host: str, words: tuple[Any, ...]) -> None:
+        if words[:2] == ("FAILOVER", "ABORT"):
+            valkeys.nodes["south-1"].upstream = None
+
+    valkeys.on_call = promote
+    found = run_module(valkey_handover, {**MOVE, "timeouts": QUICK})
+    assert found["msg"] == (
+        "waited 0.1 s for north-1 to take writes again: exactly one host must take writes, found: north-1, south-1"
+    )
+
+
+def test_a_target_that_changed_its_history_is_rolled_back(valkeys: Platform, run_module: Run) -> None:
+    def stray(_host: str, words: tuple[Any, ...]) -> None:
+        if words[:2] == ("CLIENT", "PAUSE"):
+            valkeys.nodes["south-1"].replid = "e" * 40
+
+    valkeys.on_call = stray
+    found = run_module(valkey_handover, {**MOVE, "timeouts": QUICK})
+    assert "south-1 no longer follows the history of north-1; north-1 is primary as before" in found["msg"]
+
+
+def test_who_was_promoted_sees_it_itself(
+    valkeys: Platform, run_module: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lost(client: Any, target: Any) -> None:
+        client.node.upstream = target.host  # and the target was not promoted
+
+    monkeypatch.setattr("valkey_fake.Client._failover", lost)
+    valkeys.on_call = lambda _host, words: (
+        valkeys.nodes["north-1"].__dict__.update(upstream=None) if "UNPAUSE" in words[1:] else None
+    )
+    found = run_module(valkey_handover, {**MOVE, "timeouts": QUICK})
+    assert found["msg"] == "south-1 is not primary after the failover; north-1 is primary as before"
+
+
+def test_what_must_last_a_restart_is_written(valkeys: Platform, run_module: Run) -> None:
+    run_module(valkey_handover, MOVE)
+    calls = valkeys.calls
+    moved = next(n for n, call in enumerate(calls) if "FAILOVER TO" in call)
+    told = next(n for n, call in enumerate(calls) if "SENTINEL MONITOR" in call)
+    for host in ("north-1", "south-1"):
+        assert f"{host} CONFIG REWRITE" in calls[moved:told]
+    assert "north-1 CLIENT UNPAUSE" in calls[moved:told]
+    assert "north-1 CLIENT KILL TYPE normal SKIPME yes" in calls[moved:told]
+    pause = next(n for n, call in enumerate(calls) if "CLIENT PAUSE" in call)
+    assert calls[pause].endswith("WRITE")
+    assert pause < moved
+
+
+def test_sentinels_with_an_old_view_are_told_anew(valkeys: Platform, run_module: Run) -> None:
+    valkeys.nodes["south-3"].monitors = {"muster-south": {"ip": "south-3"}}
+    run_module(valkey_handover, MOVE)
+    assert valkeys.nodes["south-3"].monitors["muster-south"]["ip"] == "south-1"
+
+
+def test_a_follower_that_strayed_is_chained(valkeys: Platform, run_module: Run) -> None:
+    valkeys.nodes["north-3"].upstream = "south-1"
+    run_module(valkey_handover, MOVE)
+    assert valkeys.nodes["north-3"].upstream == "north-1"
+
+
+def test_a_follower_that_does_not_stream_is_told(valkeys: Platform, run_module: Run) -> None:
+    valkeys.nodes["north-3"].link = "down"
+    found = run_module(valkey_handover, {**MOVE, "timeouts": QUICK})
+    assert found["msg"].endswith("to stream from the new primary: not yet north-3")
 
 
 def test_an_interrupted_handover_is_finished(valkeys: Platform, run_module: Run) -> None:
@@ -318,6 +479,38 @@ def test_a_promotion_refuses(
     found = run_module(valkey_promote, {**MOVE, "fence": {} if fence is None else proof(**fence)})
     assert found["msg"] == sentence
     assert not [call for call in valkeys.calls if "NO ONE" in call]
+
+
+def test_more_than_one_writer_is_refused(valkeys: Platform, run_module: Run) -> None:
+    lose_north(valkeys)
+    valkeys.nodes["south-1"].upstream = valkeys.nodes["south-2"].upstream = None
+    found = run_module(valkey_promote, {**MOVE, "fence": proof()})
+    assert found["msg"] == "refused: south-1, south-2 take writes both"
+
+
+def test_a_copy_that_is_not_whole_is_not_promoted(valkeys: Platform, run_module: Run) -> None:
+    lose_north(valkeys)
+    valkeys.nodes["south-3"].offset, valkeys.nodes["south-3"].persistence = 1200, {"loading": 1}
+    valkeys.nodes["south-2"].offset, valkeys.nodes["south-2"].replid = 1300, "0" * 40
+    found = run_module(valkey_promote, {**MOVE, "fence": proof()}, check=True)
+    assert (found["primary"], valkeys.primaries()) == ("south-1", [])
+    found = run_module(valkey_promote, {**MOVE, "fence": proof()})
+    assert (found["primary"], found["fork_position"]) == ("south-1", "1000")
+    assert "south-1 CONFIG REWRITE" in valkeys.calls
+    assert [valkeys.nodes[f"south-{n}"].priority for n in (1, 2, 3)] == [100] * 3
+
+
+def test_silent_hosts_are_told(valkeys: Platform, run_module: Run) -> None:
+    lose_north(valkeys)
+    valkeys.nodes["south-2"].down = True
+    assert run_module(valkey_promote, {**MOVE, "fence": proof()})["silent"] == ["south-2"]
+
+
+def test_sentinels_of_an_earlier_time_are_told_anew(valkeys: Platform, run_module: Run) -> None:
+    lose_north(valkeys)
+    valkeys.nodes["south-3"].monitors = {"muster-south": {"ip": "south-3"}}
+    run_module(valkey_promote, {**MOVE, "fence": proof()})
+    assert valkeys.nodes["south-3"].monitors["muster-south"]["ip"] == "south-1"
 
 
 def test_a_region_of_two_histories_is_refused(valkeys: Platform, run_module: Run) -> None:

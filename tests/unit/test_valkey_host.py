@@ -4,25 +4,30 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
 import importlib.util
 import json
 import subprocess
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
 from ansible_collections.muster.platform.plugins.filter import valkey as filters
 from ansible_collections.muster.platform.plugins.module_utils import (
     _fence,
+    _valkey,
     _valkey_isolated,
     _valkey_member,
     _valkey_rejoin,
     _valkey_restore,
     _valkey_state,
 )
+from ansible_collections.muster.platform.plugins.module_utils._errors import MusterError
 from ansible_collections.muster.platform.plugins.modules import (
     valkey_fence,
     valkey_member,
@@ -30,7 +35,7 @@ from ansible_collections.muster.platform.plugins.modules import (
     valkey_restore,
     valkey_verify,
 )
-from valkey_fake import PARAMS, REGIONS, Platform, valkeys
+from valkey_fake import PARAMS, REGIONS, Platform, ResponseError, Unreached, valkeys
 
 __all__ = ["valkeys"]
 Run = Callable[..., dict[str, Any]]
@@ -55,6 +60,7 @@ class Units:
         self.masked: set[str] = set()
         self.calls: list[str] = []
         self.mask_works = True
+        self.starts = True
 
     def __call__(self, *words: str, check: bool = True, timeout: float = 60) -> str:
         self.calls.append(" ".join(words))
@@ -65,6 +71,8 @@ class Units:
             return "masked" if unit in self.masked else "enabled"
         if verb == "show":
             return "active" if unit in self.active else "inactive"
+        if verb == "start" and not self.starts:
+            raise MusterError(f"systemctl start {unit} failed")
         if verb in ("start", "restart"):
             self.active.add(unit)
         elif verb in ("stop", "kill"):
@@ -167,6 +175,102 @@ def test_a_setting_that_valkey_refuses_is_named(
     assert found["msg"] == "valkey_settings: hz cannot be 'nonsense': argument couldn't be parsed"
 
 
+def test_a_setting_that_valkey_does_not_know_is_named(
+    valkeys: Platform,
+    run_module: Run,
+    units: Units,
+    place: _valkey_state.Place,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def unknown(_client: Any, name: str, _value: Any) -> None:
+        raise ResponseError(f"Unknown option or number of arguments for CONFIG SET - '{name}'")
+
+    monkeypatch.setattr("valkey_fake.Client.config_set", unknown)
+    (Path(place.config) / "server.conf").write_text("maxmemmory 1\n")
+    found = run_module(valkey_member, {**MEMBER, "host": "south-2", "state": "settled"})
+    assert found["msg"].startswith("valkey_settings: maxmemmory cannot be '1': Unknown option")
+
+
+def test_sentinels_are_told_how_to_watch(
+    valkeys: Platform, run_module: Run, units: Units, place: _valkey_state.Place
+) -> None:
+    arguments = {**MEMBER, "host": "north-2", "state": "settled"}
+    assert run_module(valkey_member, arguments)["changed"] is True
+    assert run_module(valkey_member, arguments)["changed"] is False
+    assert run_module(valkey_member, {**arguments, "watching": {"down_after_ms": 3000}})["changed"] is True
+    seen = valkeys.nodes["north-2"].monitors["muster-north"]
+    assert (seen["down-after-milliseconds"], seen["ip"]) == ("3000", "north-1")
+    assert (seen["auth-user"], seen["auth-pass"]) == ("muster_sentinel", "sentinel-password")
+    found = run_module(valkey_member, {**arguments, "watching": {"down_after": 3}})
+    assert found["msg"].startswith("watching: unknown down_after; known are ")
+
+
+def test_new_certificates_and_users_reach_the_server_once(
+    valkeys: Platform, run_module: Run, units: Units, place: _valkey_state.Place
+) -> None:
+    node = valkeys.nodes["south-2"]
+    node.config = {name: f"/{name}" for name in _valkey_member.TLS_NAMES}
+    lines = [f"{name} /{name}\n" for name in node.config]
+    (Path(place.config) / "server.conf").write_text("".join(lines))
+    arguments = {**MEMBER, "host": "south-2", "state": "settled"}
+    run_module(valkey_member, arguments)
+    words = " ".join(f"{name} /{name}" for name in _valkey_member.TLS_NAMES)
+    assert f"south-2 CONFIG SET {words}" in valkeys.calls
+    valkeys.calls.clear()
+    found = run_module(valkey_member, arguments)
+    assert (found["changed"], found["restart"]) == (False, ["sentinel"])
+    assert not [call for call in valkeys.calls if "ACL LOAD" in call or "CONFIG SET" in call]
+    (Path(place.config) / "users.acl").write_text("user a on\n")
+    assert run_module(valkey_member, arguments)["changed"] is True
+    assert "south-2 ACL LOAD" in valkeys.calls
+
+
+def test_a_server_that_does_not_stream_is_waited_for(
+    valkeys: Platform, run_module: Run, units: Units, place: _valkey_state.Place
+) -> None:
+    arguments = {**MEMBER, "host": "south-2", "state": "settled"}
+    valkeys.nodes["south-2"].link = "down"
+    assert run_module(valkey_member, arguments)["msg"] == "waited 0.3 s for south-2 to stream"
+    valkeys.nodes["south-2"].link, valkeys.nodes["south-2"].persistence = "up", {"loading": 1}
+    assert run_module(valkey_member, arguments)["msg"] == "waited 0.3 s for Valkey on south-2 to answer"
+    valkeys.nodes["south-2"].persistence = {}
+    valkeys.nodes["south-1"].upstream = None
+    assert run_module(valkey_member, arguments)["msg"] == (
+        "waited 0.3 s for exactly one host to take writes: exactly one host must take writes, "
+        "found: north-1, south-1"
+    )
+
+
+def test_why_a_unit_does_not_start(
+    valkeys: Platform, run_module: Run, units: Units, place: _valkey_state.Place
+) -> None:
+    units.starts = False
+    place.write_state("north-1", 6379, 0)
+    arguments = {**MEMBER, "host": "south-1", "state": "started"}
+    assert run_module(valkey_member, arguments)["msg"] == "systemctl start valkey-server.service failed"
+    Path(f"{place.reason}-server").write_text("region north is primary\n")
+    assert run_module(valkey_member, arguments)["msg"] == "south-1: region north is primary"
+
+
+def test_check_mode_starts_nothing(
+    valkeys: Platform, run_module: Run, units: Units, place: _valkey_state.Place
+) -> None:
+    arguments = {**MEMBER, "state": "started", "bootstrap": True}
+    assert run_module(valkey_member, arguments, check=True)["changed"] is True
+    assert (place.upstream(), units.active) == (None, set())
+    again = {**MEMBER, "host": "south-2", "state": "restarted", "restart": ["databases"]}
+    assert run_module(valkey_member, again, check=True)["changed"] is True
+    assert not [call for call in units.calls if call.startswith(("start", "restart"))]
+
+
+def test_a_primary_without_a_state_does_not_join(
+    valkeys: Platform, run_module: Run, units: Units, place: _valkey_state.Place
+) -> None:
+    found = run_module(valkey_member, {**MEMBER, "host": "north-1", "state": "started"})
+    assert found["msg"] == f"north-1 takes writes but has no {place.server_state}"
+    assert units.active == set()
+
+
 def test_what_strayed_is_brought_back(
     valkeys: Platform, run_module: Run, units: Units, place: _valkey_state.Place
 ) -> None:
@@ -185,10 +289,18 @@ def test_a_restart_waits_for_the_others(
     found = run_module(valkey_member, arguments)
     assert found["msg"] == "south-2 is not restarted: south-3 does not stream"
     valkeys.nodes["south-3"].link = "up"
+    for what in ("down", "sentinel_down"):
+        setattr(valkeys.nodes["south-3"], what, True)
+        assert run_module(valkey_member, arguments)["msg"].endswith("south-3: Connection refused")
+        setattr(valkeys.nodes["south-3"], what, False)
     assert run_module(valkey_member, {**arguments, "roles": ["primary"]})["changed"] is False
     assert units.calls == []
     assert run_module(valkey_member, {**arguments, "roles": ["replica"]})["changed"] is True
     assert units.calls == ["restart valkey-server.service"]
+    place.note_applied(["acl", "tls"])
+    assert run_module(valkey_member, {**arguments, "restart": ["sentinel"]})["changed"] is True
+    assert units.calls[1:] == ["restart valkey-sentinel.service"]
+    assert place.not_applied() == []
 
 
 def test_a_fenced_host_is_left_alone(
@@ -288,6 +400,134 @@ def test_a_replica_starts_without_asking(seen: Seen, place: _valkey_state.Place)
     assert seen.decide("server") == ""
 
 
+def test_who_follows_no_one_asks(seen: Seen, place: _valkey_state.Place) -> None:
+    place.write(place.server_state, "replicaof no one\n")
+    seen.watch["south-2"] = "south-1"
+    assert seen.decide("server").startswith("region south is primary")
+
+
+def test_one_of_the_other_region_that_takes_writes_is_its_primary(seen: Seen) -> None:
+    seen.primaries = {"south-3"}
+    assert seen.decide("server").startswith("region south is primary")
+    assert seen.decide("sentinel").startswith("region south is primary")
+
+
+def test_a_sentinel_that_watched_nothing_starts(seen: Seen, place: _valkey_state.Place) -> None:
+    place.write(place.sentinel_state, "# Kept by Sentinel itself.\n")
+    seen.watch["south-2"] = "south-1"
+    assert seen.decide("sentinel") == ""
+
+
+def test_without_a_state_nothing_starts(seen: Seen, place: _valkey_state.Place) -> None:
+    Path(place.server_state).unlink()
+    assert "is missing, so that its part is not known" in seen.decide("server")
+
+
+def test_the_guard_ends_as_it_decides(
+    seen: Seen, place: _valkey_state.Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.setattr(seen.module.ssl, "create_default_context", lambda **_more: Context())
+    config = tmp_path / "guard.json"
+    names = ("ca_certificate", "certificate", "private_key")
+    config.write_text(json.dumps(seen.given | dict.fromkeys(names, "/pem")))
+    Path(place.marker).write_text("")
+    assert seen.module.main("server", str(config)) == 1
+    assert (tmp_path / "guard-server").read_text().startswith("this host is fenced")
+    assert "server may not start: this host is fenced" in capsys.readouterr().err
+    Path(place.marker).unlink()
+    place.write_state("south-1", 6379, 0)
+    assert seen.module.main("server", str(config)) == 0
+    assert (tmp_path / "guard-server").read_text() == ""
+    # What cannot be read is not taken for allowed.
+    Path(place.server_state).unlink()
+    Path(place.server_state).mkdir()
+    assert seen.module.main("server", str(config)) == 1
+
+
+class Context:
+    def load_cert_chain(self, *_files: str) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("answer", "primary", "watched"),
+    [
+        (["master", 5, []], True, "master"),
+        (["slave", "north-1"], False, "slave"),
+        ([], False, ""),
+        (None, False, ""),
+        (7, False, None),
+        (OSError("the connection ended"), False, None),
+    ],
+)
+def test_what_is_not_said_is_not_known(
+    seen: Seen, monkeypatch: pytest.MonkeyPatch, answer: Any, primary: bool, watched: str | None
+) -> None:
+    class Peer:
+        def __init__(self, *_where: Any) -> None:
+            pass
+
+        def close(self) -> None:
+            pass
+
+        def ask(self, *_words: str) -> Any:
+            if isinstance(answer, OSError):
+                raise answer
+            return answer
+
+    guard = seen.module.Guard.__new__(seen.module.Guard)
+    guard.given = seen.given | {
+        "operator": "o",
+        "operator_password": "p",
+        "sentinel_port": 1,
+        "sentinel_password": "s",
+    }
+    guard.context = None
+    monkeypatch.setattr(seen.module, "Peer", Peer)
+    assert guard.is_primary("south-1") is primary
+    assert guard.watches("south-1", "south") == watched
+
+    def refuse(*_where: Any) -> None:
+        raise ConnectionRefusedError
+
+    monkeypatch.setattr(seen.module, "Peer", refuse)
+    assert (guard.is_primary("south-1"), guard.watches("south-1", "south")) == (False, None)
+
+
+@pytest.mark.parametrize(
+    ("said", "answer"),
+    [
+        (b"+OK\r\n*3\r\n$6\r\nmaster\r\n:5\r\n*0\r\n", ["master", 5, []]),
+        (b"+OK\r\n*-1\r\n", None),
+        (b"+OK\r\n$-1\r\n", None),
+        (b"-WRONGPASS\r\n", "WRONGPASS"),
+        (b"+OK\r\n-NOPERM\r\n", "NOPERM"),
+        (b"+OK\r\n*3\r\n$6\r\nmas", "the connection ended"),
+        (b"+OK\r\n!\r\n", "an unexpected answer"),
+        (b"", "the connection ended"),
+    ],
+)
+def test_what_the_guard_reads(monkeypatch: pytest.MonkeyPatch, said: bytes, answer: Any) -> None:
+    import socket
+
+    guard = load("valkey_guard")
+    mine, theirs = socket.socketpair()
+    theirs.sendall(said)
+    theirs.shutdown(socket.SHUT_WR)
+    monkeypatch.setattr(guard.socket, "create_connection", lambda *_where: mine)
+    context = SimpleNamespace(wrap_socket=lambda plain, server_hostname: plain)
+    with theirs:
+        if isinstance(answer, str):
+            with pytest.raises(OSError, match=answer):
+                guard.Peer("south-1", 6379, context, ["o", "p"]).ask("ROLE")
+            return
+        peer = guard.Peer("south-1", 6379, context, ["o", "p"])
+        assert peer.ask("ROLE") == answer
+        peer.close()
+        assert theirs.recv(100) == b"*3\r\n$4\r\nAUTH\r\n$1\r\no\r\n$1\r\np\r\n*1\r\n$4\r\nROLE\r\n"
+
+
 def test_the_other_region_is_primary_by_now(seen: Seen) -> None:
     seen.watch["south-2"] = "south-1"
     sentence = (
@@ -361,14 +601,8 @@ def test_old_data_is_moved_aside_before_the_host_comes_back(
     valkeys.lead("south-1")
     arguments = {**PARAMS, "host": "north-2", "head": "north-1", "save_directory": str(tmp_path / "saved")}
     arguments |= {"timeout": 0.3, "port": 1, "sentinel_port": 2}
-    monkeypatch.setattr(
-        "valkey_fake.Platform.client", lambda p, host, _s: p.__class__.client_of(p, host), raising=False
-    )
-    monkeypatch.setattr(
-        "valkey_fake.Platform.client_of",
-        lambda p, host: __import__("valkey_fake").Client(p, p.nodes[host], False),
-        raising=False,
-    )
+    loose = run_module(valkey_rejoin, {**arguments, "step": "save"})
+    assert (loose["changed"], loose["saved"]) == (False, None)
     monkeypatch.setattr(
         _valkey_rejoin.Rejoin,
         "listed",
@@ -380,16 +614,176 @@ def test_old_data_is_moved_aside_before_the_host_comes_back(
     run_module(valkey_fence, fence(place))
     early = run_module(valkey_rejoin, {**arguments, "step": "rejoin"})
     assert early["msg"] == "what only north-2 has is not saved yet: nothing was started"
+    units.masked.discard("valkey-server.service")
+    found = run_module(valkey_rejoin, {**arguments, "step": "save"})
+    assert found["msg"].startswith("north-2 is not fenced as it should be: ")
+    units.masked.add("valkey-server.service")
+    found = run_module(valkey_rejoin, {**arguments, "step": "save"}, check=True)
+    assert (found["changed"], append.exists()) == (True, True)
     found = run_module(valkey_rejoin, {**arguments, "step": "save"})
     assert (found["changed"], found["saved"]["count"]) == (True, 2)
     kept = Path(found["saved"]["directory"]) / "data" / "appendonlydir" / "appendonly.aof.1.incr.aof"
     assert kept.read_text() == "the tail"
     assert not append.exists()
     assert run_module(valkey_rejoin, {**arguments, "step": "save"})["changed"] is False
+    assert run_module(valkey_rejoin, {**arguments, "step": "rejoin"}, check=True)["changed"] is True
+    assert units.active == set()
     assert run_module(valkey_rejoin, {**arguments, "step": "rejoin"})["changed"] is True
+    assert units.masked == set()
     assert place.upstream() == "north-1"
     assert units.active == {"valkey-server.service", "valkey-sentinel.service"}
     assert "monitor" not in Path(place.sentinel_state).read_text()
+
+
+@pytest.fixture
+def rejoin(valkeys: Platform, place: _valkey_state.Place) -> _valkey_rejoin.Rejoin:
+    access = _valkey.Access.from_params({**_valkey_defaults(), **PARAMS})
+    return _valkey_rejoin.Rejoin(
+        host="north-2", head="north-1", regions=REGIONS, access=access, place=place,
+        fence=None, member=None, save_directory="", max_keys=2, timeout=0.3,  # type: ignore[arg-type]
+    )  # fmt: skip
+
+
+def _valkey_defaults() -> dict[str, Any]:
+    return {name: option.get("default") for name, option in _valkey.OPTIONS.items()}
+
+
+def test_data_on_another_file_system_is_whole_before_the_old_goes(
+    rejoin: _valkey_rejoin.Rejoin, place: _valkey_state.Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    append, rdb, target = Path(place.append_directory), Path(place.data) / "dump.rdb", tmp_path / "s" / "data"
+    append.mkdir()
+    for number in (1, 2):
+        (append / f"{number}.aof").write_text(str(number))
+    rdb.write_text("rdb")
+
+    def other_file_system(*_paths: Any) -> None:
+        raise OSError(errno.EXDEV, "Invalid cross-device link")
+
+    def interrupted(path: Path) -> None:
+        if path == append:
+            (path / "1.aof").unlink()
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(_valkey_rejoin.os, "rename", other_file_system)
+    with monkeypatch.context() as context:
+        context.setattr(_valkey_rejoin.shutil, "rmtree", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            rejoin.set_aside(target)
+    rejoin.set_aside(target)
+    assert [(target / "appendonlydir" / f"{number}.aof").read_text() for number in (1, 2)] == ["1", "2"]
+    assert (target / "dump.rdb").read_text() == "rdb"
+    assert list(Path(place.data).iterdir()) == []
+    assert (target.parent.stat().st_mode & 0o777, len(list(target.iterdir()))) == (0o700, 2)
+
+
+def test_data_that_cannot_be_moved_stays(
+    rejoin: _valkey_rejoin.Rejoin, place: _valkey_state.Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_paths: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    (Path(place.data) / "dump.rdb").write_text("rdb")
+    monkeypatch.setattr(_valkey_rejoin.os, "rename", full)
+    with pytest.raises(OSError, match="No space left"):
+        rejoin.set_aside(tmp_path / "s" / "data")
+    assert (Path(place.data) / "dump.rdb").read_text() == "rdb"
+
+
+def test_a_copy_of_the_old_data_is_compared(
+    rejoin: _valkey_rejoin.Rejoin, place: _valkey_state.Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved = tmp_path / "saved"
+    (saved / "data").mkdir(parents=True)
+    primary = _valkey.Server("south-1", "south")
+    assert rejoin.listed(saved, primary)["reason"] == "no data"
+    (saved / "data" / "dump.rdb").write_text("rdb")
+    old = Keys(only="1", other="2", third="3", same="4")
+
+    @contextlib.contextmanager
+    def served(directory: Path, append_only: bool, timeout: float, user: str) -> Iterator[Any]:
+        assert (directory, append_only, user) == (Path(place.data) / "reprotect", False, "root")
+        assert (directory / "dump.rdb").read_text() == "rdb"
+        yield old
+
+    @contextlib.contextmanager
+    def session(_access: Any, host: str, timeout: float, decode: bool) -> Iterator[Any]:
+        assert (host, decode) == ("south-1", False)
+        yield Keys(same="4", other="5")
+
+    rooms: list[Path] = []
+    monkeypatch.setattr(_valkey_isolated, "check_room", lambda room, _needed: rooms.append(room))
+    monkeypatch.setattr(_valkey_isolated, "served", served)
+    monkeypatch.setattr(_valkey.Access, "session", session)
+    found = rejoin.listed(saved, primary)
+    assert rooms == [Path(place.data)]
+    assert found | {"file": ""} == {
+        "count": 3, "missing": 2, "different": 1, "bytes": 3, "file": "",
+        "reason": "only the first 2 are in the file",
+    }  # fmt: skip
+    lines = [json.loads(line) for line in (saved / "keys.jsonl").read_text().splitlines()]
+    assert [line["key"] for line in lines] == ["only", "other"]
+    assert (saved / "keys.jsonl").stat().st_mode & 0o777 == 0o600
+    assert not (Path(place.data) / "reprotect").exists()
+
+
+@pytest.fixture
+def program(monkeypatch: pytest.MonkeyPatch, valkeys: Platform, tmp_path: Path) -> Callable[[str], None]:
+    """A server on a copy of data, as a shell script, and a client of it."""
+
+    class Local:
+        def ping(self) -> None:
+            if not (tmp_path / "copy" / "up").exists():
+                raise Unreached("No such file or directory")
+
+        def close(self) -> None:
+            pass
+
+    def write(text: str) -> None:
+        (tmp_path / "server").write_text(f"#!/bin/sh\n{text}\n")
+
+    (tmp_path / "server").touch(0o755)
+    (tmp_path / "copy").mkdir()
+    monkeypatch.setattr(_valkey_isolated, "PROGRAM", str(tmp_path / "server"))
+    monkeypatch.setattr(sys.modules["redis"], "Redis", lambda **_more: Local())
+    return write
+
+
+def test_data_that_no_server_takes(program: Callable[[str], None], tmp_path: Path) -> None:
+    program("echo Bad file format; exit 1")
+    with (
+        pytest.raises(MusterError, match=r"^Valkey did not take the data: Bad file format$"),
+        _valkey_isolated.served(tmp_path / "copy", False, 10, "root"),
+    ):
+        pass
+
+
+def test_a_server_that_does_not_answer_is_ended(program: Callable[[str], None], tmp_path: Path) -> None:
+    program("echo $$ > pid; exec sleep 60")
+    with (
+        pytest.raises(MusterError, match=r"^waited 0.5 s for a server on the data in "),
+        _valkey_isolated.served(tmp_path / "copy", False, 0.5, "root"),
+    ):
+        pass
+    assert not Path("/proc", (tmp_path / "copy" / "pid").read_text().strip()).exists()
+
+
+def test_what_a_server_on_a_copy_answers(program: Callable[[str], None], tmp_path: Path) -> None:
+    program('echo "$@" > words; touch up; exec sleep 60')
+    with (
+        pytest.raises(MusterError, match=r"^the server on the data in \S+: Connection reset$"),
+        _valkey_isolated.served(tmp_path / "copy", True, 10, "root"),
+    ):
+        raise Unreached("Connection reset")
+    words = (tmp_path / "copy" / "words").read_text()
+    assert words.startswith("--port 0 --unixsocket ")
+    assert " --appendonly yes " in words
+
+
+def test_too_little_room(tmp_path: Path) -> None:
+    with pytest.raises(MusterError, match=r"MB free and [0-9]+ MB are needed"):
+        _valkey_isolated.check_room(tmp_path, 1 << 60)
+    _valkey_isolated.check_room(tmp_path, 1)
 
 
 class Keys:
@@ -397,6 +791,10 @@ class Keys:
 
     def __init__(self, **values: Any) -> None:
         self.values = {key.encode(): value for key, value in values.items()}
+        self.connection_pool = SimpleNamespace(connection_kwargs={}, disconnect=lambda: None)
+
+    def info(self, section: str) -> dict[str, Any]:
+        return {"db0": {"keys": len(self.values)}} if section == "keyspace" else {}
 
     def scan_iter(self, count: int) -> list[bytes]:
         return list(self.values)
@@ -495,7 +893,7 @@ def test_the_check_of_a_load_balancer() -> None:
         ("save", " 3600 1 60 5", "3600 1 60 5", False),
         ("notify-keyspace-events", "KEA", "AKE", False),
         ("client-output-buffer-limit", "replica 1mb 1mb 60", "normal 0 0 0 slave 1048576 1048576 60 pubsub 1 1 1", False),
-        ("nosuch", "1", None, False),
+        ("nosuch", "1", None, True),
     ],
 )  # fmt: skip
 def test_what_waits_to_be_applied(name: str, declared: str, running: str | None, waits: bool) -> None:
@@ -526,9 +924,6 @@ def take(tmp_path: Path, text: bytes = b"an RDB", passphrase: str = "a long pass
 
 @pytest.fixture
 def read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    import contextlib
-    from types import SimpleNamespace
-
     @contextlib.contextmanager
     def served(directory: Path, append_only: bool, timeout: float, user: str = "") -> Any:
         assert (directory / "dump.rdb").read_bytes() == b"an RDB"
@@ -635,8 +1030,6 @@ def test_a_fenced_host_takes_no_part_in_a_restore(
 def test_a_write_through_the_endpoint(
     valkeys: Platform, run_module: Run, hosts: list[str], answer: bytes | None, reason: str | None
 ) -> None:
-    import sys
-    from types import SimpleNamespace
 
     class Connection:
         def __init__(self, **_more: Any) -> None:

@@ -53,6 +53,7 @@ class Node:
     sentinel_down: bool = False
     monitors: dict[str, dict[str, Any]] = field(default_factory=dict)
     config: dict[str, str] = field(default_factory=dict)
+    persistence: dict[str, Any] = field(default_factory=dict)
 
 
 class Platform:
@@ -98,22 +99,25 @@ class Client:
         if self.node.sentinel_down if self.sentinel else self.node.down:
             raise Unreached("Connection refused")
 
-    def info(self, section: str) -> dict[str, Any]:
-        self._reach("INFO", section)
-        node = self.node
-        if section == "server":
-            return {"valkey_version": "8.1.1"}
-        if section == "persistence":
-            return {
+    def info(self, *sections: str) -> dict[str, Any]:
+        self._reach("INFO", *sections)
+        found: dict[str, Any] = {}
+        if "server" in sections:
+            found |= {"valkey_version": "8.1.1"}
+        if "persistence" in sections:
+            found |= {
                 "loading": 0,
                 "aof_enabled": 1,
                 "aof_last_write_status": "ok",
                 "rdb_last_bgsave_status": "ok",
-            }
+            } | self.node.persistence
+        return found | (self._replication() if "replication" in sections else {})
+
+    def _replication(self) -> dict[str, Any]:
+        node = self.node
         found: dict[str, Any] = {
             "role": "slave" if node.upstream else "master",
             "master_replid": node.replid,
-            "master_replid2": "0" * 40,
             "second_repl_offset": node.second,
             "master_failover_state": node.failover,
             "master_repl_offset": node.offset,
@@ -205,15 +209,18 @@ class Client:
 def valkeys(monkeypatch: pytest.MonkeyPatch) -> Platform:
     """Both regions, north primary, reached by what the modules import as redis."""
     platform = Platform()
+    library(monkeypatch, platform)
+    return platform
 
+
+def library(monkeypatch: pytest.MonkeyPatch, platform: Platform) -> None:
     def connect(host: str, port: int, **_more: Any) -> Client:
         return platform.client(host, port == 26379)
 
-    library = ModuleType("redis")
-    vars(library).update(Redis=connect, RedisError=RedisError, ResponseError=ResponseError)
+    redis = ModuleType("redis")
+    vars(redis).update(Redis=connect, RedisError=RedisError, ResponseError=ResponseError)
     for name, words in {"backoff": ("NoBackoff",), "retry": ("Retry",)}.items():
         part = ModuleType(f"redis.{name}")
         vars(part).update({word: lambda *_arguments: None for word in words})
         monkeypatch.setitem(sys.modules, f"redis.{name}", part)
-    monkeypatch.setitem(sys.modules, "redis", library)
-    return platform
+    monkeypatch.setitem(sys.modules, "redis", redis)

@@ -22,7 +22,7 @@ import tempfile
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 CIPHER = ["openssl", "enc", "-aes-256-ctr", "-pbkdf2", "-iter", "200000", "-md", "sha256"]
 POLL = 0.1
@@ -63,9 +63,8 @@ def save(client: Any, timeout: float) -> dict[str, Any]:
                 raise BackupError(f"the server did not finish to save within {timeout:g} s")
             time.sleep(POLL)
 
-    idle()
-    # LASTSAVE counts whole seconds; a number of saves would not.
-    before = int(client.info("persistence")["rdb_saves"])
+    # Not LASTSAVE: that counts whole seconds.
+    before = int(idle()["rdb_saves"])
     client.execute_command("BGSAVE")
     info = idle()
     if info["rdb_last_bgsave_status"] != "ok" or int(info["rdb_saves"]) <= before:
@@ -91,13 +90,6 @@ def ask_to_save(given: dict[str, Any]) -> dict[str, Any]:
         raise BackupError(f"{given['host']}: {error}") from error
 
 
-def digest(stream: BinaryIO) -> str:
-    total = hashlib.sha256()
-    while chunk := stream.read(1 << 20):
-        total.update(chunk)
-    return total.hexdigest()
-
-
 def run(words: list[str], **more: Any) -> None:
     done = subprocess.run(words, check=False, stderr=subprocess.PIPE, **more)
     if done.returncode != 0:
@@ -107,8 +99,9 @@ def run(words: list[str], **more: Any) -> None:
 
 def encrypt(source: Path, target: Path, key: str) -> str:
     """The SHA-256 of what was encrypted; the file may be replaced by the server meanwhile."""
-    with open(source, "rb") as plain:
-        total = digest(plain)
+    # Without a buffer: openssl reads on where this stands.
+    with open(source, "rb", buffering=0) as plain:
+        total = hashlib.file_digest(plain, "sha256").hexdigest()
         plain.seek(0)
         with open(target, "xb") as output:
             run([*CIPHER, "-salt", "-pass", f"file:{key}"], stdin=plain, stdout=output)
@@ -123,7 +116,7 @@ def prove(encrypted: Path, wanted: str, key: str, room: Path) -> None:
         with open(encrypted, "rb") as source, open(plain, "wb") as output:
             run([*CIPHER, "-d", "-pass", f"file:{key}"], stdin=source, stdout=output)
         with open(plain, "rb") as stream:
-            if digest(stream) != wanted:
+            if hashlib.file_digest(stream, "sha256").hexdigest() != wanted:
                 raise BackupError(f"{encrypted} does not decrypt to what was saved")
         run(["valkey-check-rdb", str(plain)], stdout=subprocess.DEVNULL)
 

@@ -175,7 +175,7 @@ class Guard:
             for line in stream:
                 words = line.split()
                 if len(words) == 3 and words[0].lower() in ("replicaof", "slaveof"):
-                    found = words[1]
+                    found = "" if words[1].lower() == "no" else words[1]
         return found
 
     def become_replica(self, host: str) -> None:
