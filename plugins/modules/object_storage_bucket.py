@@ -145,9 +145,10 @@ def quotas(stores: Stores | None) -> dict[str, int]:
 def set_quota(stores: Stores, name: str, megabytes: int) -> None:
     how = f"-op=set -sizeMB={megabytes}" if megabytes else "-op=remove"
     ports = [f"-{key}={stores.host}:{stores.given[key + '_port']}" for key in ("master", "filer")]
+    # Enforced at once: nothing else opens a bucket that was full when it loses the last quota that there is.
     done = subprocess.run(  # pylint: disable=ansible-bad-function
         [stores.given["weed"], "shell", *ports],
-        input=f"s3.bucket.quota -name={name} {how}\n",
+        input=f"s3.bucket.quota -name={name} {how}\ns3.bucket.quota.enforce -apply\n",
         capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
     if done.returncode != 0 or quotas(stores).get(name, 0) != megabytes:

@@ -289,7 +289,7 @@ def embedded(s3: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[st
         found["said"].append(input)
         if found.get("deaf"):
             return subprocess.CompletedProcess(argv, 0, "", "E1126 no")
-        words = dict(word.lstrip("-").split("=") for word in input.split()[1:])
+        words = dict(word.lstrip("-").split("=") for word in input.splitlines()[0].split()[1:])
         found["quotas"][words["name"]] = int(words.get("sizeMB", 0)) * 1024 * 1024
         return subprocess.CompletedProcess(argv, 0, "", "")
 
@@ -304,10 +304,11 @@ def test_a_quota_is_set_once_and_taken_away(embedded: dict[str, Any], declare: R
     answer = declare({"name": "logs", "quota_mb": 5}, diff=True, **where)
     assert answer["changes"] == {"logs": ["bucket", "versioning", "quota_mb"]}
     assert answer["diff"][-1]["after"] == {"quota_mb": 5}
-    assert embedded["said"] == ["s3.bucket.quota -name=logs -op=set -sizeMB=5\n"]
+    enforce = "\ns3.bucket.quota.enforce -apply\n"
+    assert embedded["said"] == [f"s3.bucket.quota -name=logs -op=set -sizeMB=5{enforce}"]
     assert declare({"name": "logs", "quota_mb": 5}, **where)["changed"] is False
     assert declare({"name": "logs"}, **where)["changes"] == {"logs": ["quota_mb"]}
-    assert embedded["said"][1:] == ["s3.bucket.quota -name=logs -op=remove\n"]
+    assert embedded["said"][1:] == [f"s3.bucket.quota -name=logs -op=remove{enforce}"]
 
 
 def test_a_quota_that_is_not_there_afterwards_was_not_set(embedded: dict[str, Any], declare: Run) -> None:
