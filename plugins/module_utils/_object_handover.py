@@ -5,19 +5,19 @@
 The order is the safety: the source's gateway is closed, its process gone, before its state says so; only
 when a canary written after that has arrived and a comparison finds nothing missing is the target opened. Each
 step is a change from an epoch that was seen to a higher one, so who comes second is refused. A run begins by
-taking both regions' epochs, the target's too: what an interrupted run still sends then fails.
+taking the target's epoch, before it closes anything, and one that goes back takes it again: what another run,
+or an interrupted one, still sends to open the target then fails.
 """
 
 from __future__ import annotations
 
-import json
-import secrets
 import time
 from dataclasses import dataclass, field
 from typing import Any
 
 from ansible_collections.muster.platform.plugins.module_utils._errors import MusterError
 from ansible_collections.muster.platform.plugins.module_utils._object_storage import (
+    Conflict,
     Region,
     Stores,
     missing,
@@ -27,6 +27,10 @@ from ansible_collections.muster.platform.plugins.module_utils._wait import wait_
 
 POLL = 0.05
 RECENT = 10.0  # seconds: what changed just now may still be on its way before the source is closed
+
+
+class Overtaken(MusterError):
+    """Another run changed a region first: this one has closed nothing that it would have to open again."""
 
 
 @dataclass
@@ -53,7 +57,6 @@ class Handover:
     phases: Phases = field(default_factory=Phases)
     paused: float | None = None  # seconds without a region that takes writes
     proof: dict[str, Any] | None = None  # the comparison that the opening rests on
-    unsure: bool = False  # whether an opening of the target may be on its way
 
     # --- reading ---
 
@@ -126,11 +129,17 @@ class Handover:
     # --- changing ---
 
     def close(self, source: Region, target: Region) -> tuple[Region, Region]:
-        """Close the source, and take the target's epoch: only this run can open either from here on."""
+        """Take the target's epoch, and close the source: only this run can open either from here on."""
         epoch = max(source.epoch, target.epoch) + 1
         move = {"from": self.source, "to": self.target, "at": time.time()}
-        source = self.stores.change(source, epoch, role="standby", primary=None, move=move, by=self.holder)
-        return source, self.take(target, epoch)
+        try:
+            target = self.take(target, epoch)
+            source = self.stores.change(
+                source, epoch, role="standby", primary=None, move=move, by=self.holder
+            )
+        except Conflict as error:
+            raise Overtaken(f"refused: {error}") from error
+        return source, target
 
     def take(self, target: Region, epoch: int) -> Region:
         """A standby that goes on copying, under a new epoch."""
@@ -142,17 +151,8 @@ class Handover:
         if self.stores.s3_listens(source.host):
             raise MusterError(f"something still listens on the S3 port of {source.host}")
 
-    def canary(self, source: Region, target: Region) -> str:
-        """Write one into the closed source, past the gateway; wait until it has arrived in the target."""
-        path = f"/buckets/.muster/handover-{source.epoch}.json"
-        body = json.dumps({"epoch": source.epoch, "nonce": secrets.token_hex(8)}).encode()
-        self.stores.put(source.host, path, body)
-        what = f"a canary from {self.source} to arrive in {self.target}"
-        wait_until(lambda: self.stores.get(target.host, path) == body, what, self.limits.catch_up, POLL)
-        return path
-
     def catch_up(self, source: Region, target: Region) -> dict[str, Any]:
-        self.canary(source, target)
+        self.stores.send_canary(source, target, "handover", self.limits.catch_up)
 
         def complete() -> dict[str, Any] | None:
             found = self.stores.compare(source.host, target.host)
@@ -176,11 +176,7 @@ class Handover:
         if source.state.get("primary") != self.target:
             epoch = max(source.epoch + 1, target.epoch)
             source = self.stores.change(source, epoch, role="standby", primary=self.target, by=self.holder)
-        path = f"/buckets/.muster/reprotect-{target.epoch}.json"
-        body = json.dumps({"epoch": target.epoch, "nonce": secrets.token_hex(8)}).encode()
-        self.stores.put(target.host, path, body)
-        what = f"a canary from {self.target} to arrive in {self.source}"
-        wait_until(lambda: self.stores.get(source.host, path) == body, what, self.limits.reprotect, 0.1)
+        self.stores.send_canary(target, source, "reprotect", self.limits.reprotect)
 
     # --- going back ---
 
@@ -202,16 +198,14 @@ class Handover:
         source, target = self.stores.ask(self.source), self.stores.ask(self.target)
         if not source.known:
             raise MusterError(source.trouble)
-        if self.unsure and not target.known:
+        if not target.known:
             raise MusterError(f"whether {self.target} was opened is not known: {target.trouble}")
-        if target.known and target.role == "primary":
+        if target.role == "primary":
             self.serving(target, self.limits.open)
             return target
         if source.role != "primary":
             epoch = max(source.epoch, target.epoch) + 1
-            if self.unsure:
-                # An opening that is still on its way there then fails.
-                self.take(target, epoch)
+            self.take(target, epoch)
             source = self.opening(source, epoch)
         self.serving(source, self.limits.rollback)
         return source
@@ -221,7 +215,6 @@ class Handover:
     def run(self, check: bool = False) -> dict[str, Any]:
         source, target = self.look()
         situation = self.situation(source, target)
-        self.unsure = situation != "start"  # whoever was interrupted may have sent it
         if situation == "start":
             with self.phases("handover: compare"):
                 self.assess(source, target)
@@ -255,9 +248,10 @@ class Handover:
             with self.phases("handover: catch up"):
                 self.proof = self.catch_up(source, target)
             with self.phases("handover: open"):
-                self.unsure = True
                 opened = self.opening(target, target.epoch + 1)
                 self.serving(opened, self.limits.open)
+        except Overtaken:
+            raise
         except MusterError as error:
             opened = self.roll_back(error)
         self.paused = round(time.monotonic() - began, 3)

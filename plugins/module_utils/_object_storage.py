@@ -10,25 +10,32 @@ once cannot both succeed.
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import hmac
 import http.client
 import json
+import secrets
 import socket
 import ssl
 import subprocess
 import time
 import urllib.parse
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from ansible_collections.muster.platform.plugins.module_utils._errors import MusterError
+from ansible_collections.muster.platform.plugins.module_utils._wait import wait_until
 
 CONFIGURATION = "/etc/seaweedfs/muster.json"
 OPTIONS: dict[str, Any] = {"configuration": {"type": "path", "default": CONFIGURATION}}
 TIMEOUT = 3.0
 HEADER = b'{"alg":"HS256","typ":"JWT"}'
+STATE = "/muster/region.json"
+OWN = "/buckets/.muster"  # canaries
+DIRECTORY = 1 << 31  # in the mode of a filer's entry
 
 
 class Conflict(MusterError):
@@ -115,14 +122,7 @@ class Stores:
         timeout: float = TIMEOUT,
     ) -> tuple[int, bytes]:
         key = self.given["write_key" if write else "read_key"]
-        try:
-            context = ssl.create_default_context(cafile=self.given["ca_certificate"])
-            context.load_cert_chain(self.given["certificate"], self.given["private_key"])
-        except OSError as error:
-            raise MusterError(
-                f"the TLS files in {self.given['certificate']} cannot be used: {error}"
-            ) from error
-        connection = http.client.HTTPSConnection(host, port, timeout=timeout, context=context)
+        connection = http.client.HTTPSConnection(host, port, timeout=timeout, context=self.context)
         headers = {"Authorization": f"Bearer {token(key)}", "Content-Type": "application/json"}
         headers["Accept"] = "application/json"
         try:
@@ -133,6 +133,17 @@ class Stores:
             raise Silent(f"{host}:{port} does not answer ({error or type(error).__name__})") from error
         finally:
             connection.close()
+
+    @cached_property
+    def context(self) -> ssl.SSLContext:
+        try:
+            context = ssl.create_default_context(cafile=self.given["ca_certificate"])
+            context.load_cert_chain(self.given["certificate"], self.given["private_key"])
+        except OSError as error:
+            raise MusterError(
+                f"the TLS files in {self.given['certificate']} cannot be used: {error}"
+            ) from error
+        return context
 
     # --- states ---
 
@@ -175,9 +186,10 @@ class Stores:
         if status not in (200, 201):
             raise MusterError(f"the store of {host} did not take {path}: {status} {answer[:100]!r}")
 
-    def get(self, host: str, path: str) -> bytes | None:
+    def get(self, host: str, path: str, query: str = "") -> bytes | None:
         """What a store holds there; None when it holds nothing."""
-        status, body = self.request("GET", host, self.given["filer_port"], urllib.parse.quote(path))
+        address = f"{urllib.parse.quote(path)}?{query}" if query else urllib.parse.quote(path)
+        status, body = self.request("GET", host, self.given["filer_port"], address)
         if status == 404:
             return None
         if status != 200:
@@ -189,31 +201,27 @@ class Stores:
         found: list[str] = []
         waiting = [directory]
         while waiting and len(found) < most:
-            path = f"{urllib.parse.quote(waiting.pop())}/?limit={most}"
-            status, body = self.request("GET", host, self.given["filer_port"], path)
-            if status != 200:
-                continue
-            for entry in json.loads(body).get("Entries") or []:
-                if not entry["Mode"] & 1 << 31:
+            body = self.get(host, f"{waiting.pop()}/", f"limit={most}")
+            for entry in json.loads(body or b"{}").get("Entries") or []:
+                if not entry["Mode"] & DIRECTORY:
                     found.append(entry["FullPath"])
                 elif not entry["FullPath"].startswith("/buckets/."):
                     waiting.append(entry["FullPath"])
         return found[:most]
-
-    def is_directory(self, host: str, path: str) -> bool:
-        status, body = self.request(
-            "GET", host, self.given["filer_port"], f"{urllib.parse.quote(path)}?metadata=true"
-        )
-        try:
-            return status == 200 and bool(json.loads(body).get("Mode", 0) & 1 << 31)
-        except ValueError:
-            return False
 
     def remove(self, host: str, path: str) -> None:
         query = f"{urllib.parse.quote(path)}?recursive=true&ignoreRecursiveError=true"
         status, answer = self.request("DELETE", host, self.given["filer_port"], query, write=True)
         if status not in (200, 202, 204, 404):
             raise MusterError(f"the store of {host} did not remove {path}: {status} {answer[:100]!r}")
+
+    def send_canary(self, source: Region, target: Region, name: str, timeout: float) -> None:
+        """Write something into one region, past the gateway, and wait until it has arrived in the other."""
+        # Under a name of its own in each epoch: one that the target had written later would not be replaced.
+        path, body = f"{OWN}/{name}-{source.epoch}.json", json.dumps({"nonce": secrets.token_hex(8)}).encode()
+        self.put(source.host, path, body)
+        what = f"a canary from {source.name} to arrive in {target.name}"
+        wait_until(lambda: self.get(target.host, path) == body, what, timeout, 0.05)
 
     # --- comparing ---
 
@@ -246,15 +254,16 @@ class Stores:
 
     def s3_healthy(self, host: str) -> bool:
         """Whether the gateway there serves: what a load balancer asks as well."""
-        context = ssl.create_default_context(cafile=self.given["ca_certificate"])
-        connection = http.client.HTTPSConnection(host, self.given["s3_port"], timeout=1.0, context=context)
         try:
-            connection.request("GET", "/healthz")
-            return connection.getresponse().status == 200
+            context = ssl.create_default_context(cafile=self.given["ca_certificate"])
+            connection = http.client.HTTPSConnection(
+                host, self.given["s3_port"], timeout=1.0, context=context
+            )
+            with contextlib.closing(connection):
+                connection.request("GET", "/healthz")
+                return connection.getresponse().status == 200
         except (OSError, http.client.HTTPException):
             return False
-        finally:
-            connection.close()
 
 
 def missing(found: dict[str, Any]) -> int:

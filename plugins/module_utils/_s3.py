@@ -42,19 +42,31 @@ def connect(params: Mapping[str, Any], endpoint: str) -> Any:
     )
 
 
+class Absent(MusterError):
+    """What was asked for is not there."""
+
+
 def call(what: str, action: Callable[..., Any], **arguments: Any) -> Any:
-    """Ask S3; its own words when it refuses. None for what is not there."""
+    """Have S3 do something; its own words when it refuses."""
     from botocore.exceptions import BotoCoreError, ClientError
 
     try:
         return action(**arguments)
     except ClientError as error:
-        code = error.response.get("Error", {}).get("Code", "")
-        if code in ABSENT:
-            return None
-        raise MusterError(f"{what}: {error.response['Error'].get('Message') or code} ({code})") from error
+        told = error.response.get("Error", {})
+        code = told.get("Code", "")
+        kind = Absent if code in ABSENT else MusterError
+        raise kind(f"{what}: {told.get('Message') or code} ({code})") from error
     except BotoCoreError as error:
         raise MusterError(f"{what}: {error}") from error
+
+
+def ask(what: str, action: Callable[..., Any], **arguments: Any) -> Any:
+    """What S3 answers; None for what is not there."""
+    try:
+        return call(what, action, **arguments)
+    except Absent:
+        return None
 
 
 # --- what may be declared -------------------------------------------------------------------------
@@ -157,15 +169,15 @@ def canonical_policy(policy: dict[str, Any] | None) -> Any:
 def read(client: Any, name: str) -> dict[str, Any] | None:
     """A bucket as it is; None when there is none."""
     what = f"bucket {name} could not be read"
-    if call(what, client.head_bucket, Bucket=name) is None:
+    if ask(what, client.head_bucket, Bucket=name) is None:
         return None
-    versioning = call(what, client.get_bucket_versioning, Bucket=name) or {}
-    lock = (call(what, client.get_object_lock_configuration, Bucket=name) or {}).get(
+    versioning = ask(what, client.get_bucket_versioning, Bucket=name) or {}
+    lock = (ask(what, client.get_object_lock_configuration, Bucket=name) or {}).get(
         "ObjectLockConfiguration", {}
     )
     retention = (lock.get("Rule") or {}).get("DefaultRetention") or {}
-    lifecycle = call(what, client.get_bucket_lifecycle_configuration, Bucket=name) or {}
-    policy = call(what, client.get_bucket_policy, Bucket=name)
+    lifecycle = ask(what, client.get_bucket_lifecycle_configuration, Bucket=name) or {}
+    policy = ask(what, client.get_bucket_policy, Bucket=name)
     return {
         "versioning": versioning.get("Status") == "Enabled",
         "lockable": lock.get("ObjectLockEnabled") == "Enabled",
@@ -237,9 +249,9 @@ def apply(client: Any, bucket: Bucket, parts: list[str]) -> None:
         rules = {"Rules": bucket["lifecycle"]}
         call(what, client.put_bucket_lifecycle_configuration, Bucket=name, LifecycleConfiguration=rules)
     elif "lifecycle" in parts:
-        call(what, client.delete_bucket_lifecycle, Bucket=name)
+        ask(what, client.delete_bucket_lifecycle, Bucket=name)
     if "policy" in parts and bucket["policy"]:
         policy = json.dumps(parse_policy(name, bucket["policy"]))
         call(what, client.put_bucket_policy, Bucket=name, Policy=policy)
     elif "policy" in parts:
-        call(what, client.delete_bucket_policy, Bucket=name)
+        ask(what, client.delete_bucket_policy, Bucket=name)

@@ -107,6 +107,7 @@ changes:
 import json
 import os
 import subprocess
+from importlib.util import find_spec
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
@@ -135,20 +136,19 @@ def quotas(stores: Stores | None) -> dict[str, int]:
     """The quota of each bucket in megabytes, as its store has it."""
     if stores is None:
         return {}
-    status, body = stores.request("GET", stores.host, stores.given["filer_port"], "/buckets/?limit=100000")
-    if status == 404:
-        return {}
+    body = stores.get(stores.host, "/buckets/", "limit=100000")
     # A quota that is not enforced now has a minus.
-    entries = json.loads(body).get("Entries") or []
+    entries = json.loads(body).get("Entries") or [] if body else []
     return {entry["FullPath"].rsplit("/", 1)[1]: entry.get("Quota", 0) // MEGABYTE for entry in entries}
 
 
 def set_quota(stores: Stores, name: str, megabytes: int) -> None:
     how = f"-op=set -sizeMB={megabytes}" if megabytes else "-op=remove"
     ports = [f"-{key}={stores.host}:{stores.given[key + '_port']}" for key in ("master", "filer")]
+    # Enforced at once: nothing else opens a bucket that was full when it loses the last quota that there is.
     done = subprocess.run(  # pylint: disable=ansible-bad-function
         [stores.given["weed"], "shell", *ports],
-        input=f"s3.bucket.quota -name={name} {how}\n",
+        input=f"s3.bucket.quota -name={name} {how}\ns3.bucket.quota.enforce -apply\n",
         capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
     if done.returncode != 0 or quotas(stores).get(name, 0) != megabytes:
@@ -166,15 +166,14 @@ class Plan:
         self.client = _s3.connect(params, params["endpoint"])
         self.seen = {bucket["name"]: _s3.read(self.client, bucket["name"]) for bucket in params["buckets"]}
         self.refuse()
-        had = quotas(stores) if any(b["quota_mb"] for b in params["buckets"]) or stores else {}
+        self.had = quotas(stores)
         self.changes: dict[str, list[str]] = {}
         for bucket in params["buckets"]:
             parts = _s3.differences(bucket, self.seen[bucket["name"]])
-            if stores is not None and had.get(bucket["name"], 0) != bucket["quota_mb"]:
+            if stores is not None and self.had.get(bucket["name"], 0) != bucket["quota_mb"]:
                 parts.append("quota_mb")
             if parts:
                 self.changes[bucket["name"]] = parts
-        self.had = had
 
     def refuse(self) -> None:
         troubles = []
@@ -204,27 +203,26 @@ class Plan:
         return found
 
 
-def reachable(params: dict[str, Any]) -> Stores | None:
-    """The embedded store when this host has it open; else there is nothing to ask yet."""
-    if not params["configuration"] or not os.path.exists(params["configuration"]):
-        return None
+def can_be_asked(params: dict[str, Any]) -> bool:
+    """Whether there is something to ask before the role has provisioned this host, and made its region primary."""
+    if find_spec("boto3") is None:
+        return False
+    if not params["configuration"]:
+        return True
+    if not os.path.exists(params["configuration"]):
+        return False
     stores = Stores.load(params["configuration"])
-    try:
-        return stores if stores.s3_healthy(stores.host) else None
-    except OSError:
-        return None
+    return stores.s3_healthy(stores.host)
 
 
 def run(params: dict[str, Any], check_mode: bool, diff: bool) -> dict[str, Any]:
     _s3.check(params["buckets"])
     if any(bucket["quota_mb"] for bucket in params["buckets"]) and not params["configuration"]:
         raise MusterError("quota_mb is for the embedded store only: S3 knows no quotas")
-    stores = reachable(params)
-    if stores is None and params["configuration"] and (params["state"] == "checked" or check_mode):
+    ahead = params["state"] == "checked" or check_mode
+    if not params["buckets"] or (ahead and not can_be_asked(params)):
         return {"changed": False, "changes": {}}
-    if not params["buckets"]:
-        return {"changed": False, "changes": {}}
-    plan = Plan(params, stores)
+    plan = Plan(params, Stores.load(params["configuration"]) if params["configuration"] else None)
     if params["state"] == "checked":
         return {"changed": False, "changes": {}}
     if not check_mode:

@@ -200,7 +200,7 @@ def external(params: dict[str, Any]) -> dict[str, Any]:
     try:
         client = _s3.connect({**params, "region": params["signing_region"]}, params["endpoint"])
         what = f"{params['endpoint']} does not answer"
-        if _s3.call(what, client.head_bucket, Bucket=params["bucket"]) is None:
+        if _s3.ask(what, client.head_bucket, Bucket=params["bucket"]) is None:
             raise MusterError(f"{params['endpoint']} has no bucket {params['bucket']}")
         status |= {"role": "primary", "healthy": True, "reasons": []}
     except MusterError as error:

@@ -78,6 +78,10 @@ from ansible_collections.muster.platform.plugins.module_utils._object_storage im
 from ansible_collections.muster.platform.plugins.module_utils._phases import Phases
 from ansible_collections.muster.platform.plugins.module_utils._wait import wait_until
 
+# The other side cannot be asked how far it got in a move that was interrupted: a few more than this one knows of.
+# What is promoted must be higher, or the other side would not give way when it returns.
+AHEAD = 10
+
 
 def promote(stores: Stores, params: dict[str, Any], check_mode: bool, phases: Phases) -> dict[str, Any]:
     source = other_region(stores, "a failover")
@@ -98,7 +102,7 @@ def promote(stores: Stores, params: dict[str, Any], check_mode: bool, phases: Ph
             "heartbeat": own.told.get("heartbeat"),
         }
     with phases("promote: open"):
-        epoch = max(own.epoch, old.epoch) + 1
+        epoch = max(own.epoch, old.epoch) + AHEAD
         opened = stores.change(
             own, epoch, role="primary", primary=stores.region, by=params["holder"], fenced=True
         )

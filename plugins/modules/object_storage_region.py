@@ -12,7 +12,8 @@ description:
   - A region that has a role keeps it, whatever it is. This only waits until the gateway of a primary region
     serves, or a standby region copies.
   - Where no region has a role, O(initial_primary_region) becomes primary. All regions must answer for that.
-  - A region without a role beside one that has one becomes its standby.
+  - A region without a role beside one that has one becomes its standby. Beside one that has been a standby of
+    it, it has lost its data, and gets none.
 options:
   initial_primary_region:
     description: The region that becomes primary when none has a role.
@@ -71,6 +72,12 @@ def answer(stores: Stores, name: str) -> Region:
 def first_role(stores: Stores, others: list[Region], initial: str) -> dict[str, Any]:
     """What this region becomes beside the others."""
     primaries = [region.name for region in others if region.role == "primary"]
+    copies = [region.name for region in others if region.epoch > 1 or region.told.get("heartbeat")]
+    if copies and not primaries:
+        raise MusterError(
+            f"region {stores.region} has no role and no data, and {', '.join(copies)} holds a copy: opened, it "
+            f"would be empty; dr_failover to {copies[0]} comes first"
+        )
     role = "primary" if stores.region == initial and not primaries else "standby"
     return {"role": role, "primary": primaries[0] if primaries else initial}
 

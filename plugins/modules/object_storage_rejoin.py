@@ -14,7 +14,7 @@ description:
   - Then the region follows the primary, and what it lacks is sent until a comparison finds nothing missing.
   - An object that the new primary removed after the failover counts as one that only this side had. It is
     saved too.
-  - When it was interrupted, run it again.
+  - When it was interrupted, run it again. What an earlier run has saved stays in the list.
 options:
   save_directory:
     description: Where the objects are kept, in a folder named after the moment of the fence.
@@ -71,6 +71,8 @@ from ansible_collections.muster.platform.plugins.module_utils._object_fence impo
 )
 from ansible_collections.muster.platform.plugins.module_utils._object_storage import (
     OPTIONS,
+    OWN,
+    STATE,
     Region,
     Stores,
     missing,
@@ -79,8 +81,7 @@ from ansible_collections.muster.platform.plugins.module_utils._object_storage im
 from ansible_collections.muster.platform.plugins.module_utils._systemd import systemctl
 from ansible_collections.muster.platform.plugins.module_utils._wait import wait_until
 
-STATE = "/muster/region.json"
-OWN = "/buckets/.muster"  # canaries
+EVERYTHING = 10_000_000  # entries of a directory
 
 
 def primary_of(stores: Stores) -> Region:
@@ -103,6 +104,7 @@ class Rejoin:
                 f"refused: {stores.host} is not fenced, so it may take writes while it is looked at"
             )
         stamp = re.sub(r"[^0-9TZ]", "", note.get("fenced_at", "unknown").split(".")[0])
+        self.folders: list[str] = []  # that only this side has
         self.directory = Path(params["save_directory"]) / f"object_storage-{stamp or 'unknown'}"
 
     def serve_alone(self) -> None:
@@ -118,33 +120,41 @@ class Rejoin:
 
     def only_here(self) -> list[str]:
         found = self.stores.compare(self.stores.host, self.primary.host, timeout=self.params["timeout"])
-        return [path for path in found["missing"] + found["different"] if not path.startswith(OWN)]
+        folders = set(found["directories"])
+        paths = set(found["missing"] + found["different"]) - folders
+        # A directory is removed with all that is in it. So all of it is looked for here: the comparison does not
+        # go into one that is a file on the other side, and goes on when it cannot list one.
+        self.folders = [path for path in folders if path.rpartition("/")[0] not in folders]
+        for folder in self.folders:
+            paths |= set(self.stores.files(self.stores.host, folder, most=EVERYTHING))
+        return sorted(path for path in paths if not path.startswith(OWN))
 
     def save(self, paths: list[str]) -> dict[str, Any]:
-        """Keep the files, with a list; directories have nothing of their own."""
-        lines, size = [], 0
+        """Keep the files, with a list."""
+        listed = self.directory / "objects.jsonl"
+        # What an earlier run has saved may have been removed from the store since.
+        lines = listed.read_text(encoding="utf-8").splitlines() if listed.exists() else []
+        saved = {line["path"]: line for line in map(json.loads, lines)}
         for path in paths:
             body = self.stores.get(self.stores.host, path)
-            kept = self.directory / "objects" / path.removeprefix("/buckets/")
-            if body is None or self.is_directory(path):
+            if body is None:
                 continue
-            kept.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            # What was an application's secret stays one: nobody but root gets into this directory.
+            self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+            kept = self.directory / "objects" / path.removeprefix("/buckets/")
+            kept.parent.mkdir(parents=True, exist_ok=True)
             kept.write_bytes(body)
-            size += len(body)
-            lines.append({"path": path, "bytes": len(body), "sha256": hashlib.sha256(body).hexdigest()})
-        if not lines:
+            saved[path] = {"path": path, "bytes": len(body), "sha256": hashlib.sha256(body).hexdigest()}
+        if not saved:
             return {"directory": None, "objects": 0, "bytes": 0, "list": None}
-        listed = self.directory / "objects.jsonl"
-        write_file(listed, "".join(json.dumps(line) + "\n" for line in lines), 0o600)
+        write_file(listed, "".join(json.dumps(line) + "\n" for line in saved.values()), 0o600)
         os.sync()
-        return {"directory": str(self.directory), "objects": len(lines), "bytes": size, "list": str(listed)}
-
-    def is_directory(self, path: str) -> bool:
-        return self.stores.is_directory(self.stores.host, path)
+        size = sum(line["bytes"] for line in saved.values())
+        return {"directory": str(self.directory), "objects": len(saved), "bytes": size, "list": str(listed)}
 
     def forget(self, paths: list[str]) -> None:
         """Remove it here. All versions of an object go, so that the copy brings one story, not two mixed."""
-        roots = {re.sub(r"(\.versions)/.*$", r"\1", path) for path in paths}
+        roots = {re.sub(r"(\.versions)/.*$", r"\1", path) for path in [*paths, *self.folders]}
         for root in sorted(roots):
             self.stores.remove(self.stores.host, root)
 

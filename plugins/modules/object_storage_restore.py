@@ -114,16 +114,15 @@ def history(client: Any, params: dict[str, Any]) -> dict[str, list[dict[str, Any
         page = _s3.call(
             what, client.list_object_versions, Bucket=params["bucket"], Prefix=params["prefix"], **more
         )
-        if page is None:
-            raise MusterError(f"there is no bucket {params['bucket']}")
         for entry in [*page.get("Versions", []), *page.get("DeleteMarkers", [])]:
             found.setdefault(entry["Key"], []).append(entry)
         if not page.get("IsTruncated"):
             break
         more = {"KeyMarker": page["NextKeyMarker"], "VersionIdMarker": page["NextVersionIdMarker"]}
     for entries in found.values():
-        # Of two in one second the listing has the newer one first; sorting leaves that as it is.
-        entries.sort(key=lambda entry: entry["LastModified"], reverse=True)
+        # Of two versions in one second the listing has the newer one first, and sorting leaves that as it is; it
+        # has delete markers apart, but tells which entry is the newest.
+        entries.sort(key=lambda entry: (entry["LastModified"], entry["IsLatest"]), reverse=True)
     return found
 
 
@@ -164,11 +163,7 @@ def run(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
             raise MusterError(f"{key.name} was not restored: it had no version then")
         source = {"Bucket": params["bucket"], "Key": key.name, "VersionId": key.then["VersionId"]}
         failure = f"{key.name} was not restored"
-        copied = _s3.call(
-            failure, client.copy_object, Bucket=params["target"], Key=key.name, CopySource=source
-        )
-        if copied is None:
-            raise MusterError(f"{failure}: the bucket {params['target']} or that version is not there")
+        _s3.call(failure, client.copy_object, Bucket=params["target"], Key=key.name, CopySource=source)
     changed = bool(counts["restored"] or counts["removed"])
     return {"changed": changed, **counts, "to_time": moment.strftime("%Y-%m-%dT%H:%M:%SZ")}
 

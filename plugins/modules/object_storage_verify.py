@@ -88,7 +88,7 @@ def write_and_read(params: dict[str, Any], endpoint: str) -> dict[str, Any]:
     started = time.monotonic()
     _s3.call("the write", client.put_object, Bucket=params["bucket"], Key=KEY, Body=body)
     found = _s3.call("the read", client.get_object, Bucket=params["bucket"], Key=KEY)
-    if found is None or found["Body"].read() != body:
+    if found["Body"].read() != body:
         raise MusterError("what was written was not read back")
     return {"endpoint": endpoint, "milliseconds": round((time.monotonic() - started) * 1000, 1)}
 

@@ -106,6 +106,8 @@ class World:
                 return 409, json.dumps({"error": str(error)}).encode()
         filer = self.filers[host]
         path = path.partition("?")[0]
+        if method == "GET" and path.endswith("/"):
+            return 200, self.listing(filer, path)
         if method == "PUT":
             filer[path] = body or b""
             self.copy()
@@ -115,6 +117,15 @@ class World:
                 del filer[name]
             return 204, b""
         return (200, filer[path]) if path in filer else (404, b"")
+
+    @staticmethod
+    def listing(filer: dict[str, bytes], directory: str) -> bytes:
+        names = {path.removeprefix(directory).split("/")[0] for path in filer if path.startswith(directory)}
+        entries = [
+            {"FullPath": directory + name, "Mode": 0 if directory + name in filer else client.DIRECTORY}
+            for name in sorted(names)
+        ]
+        return json.dumps({"Entries": entries}).encode()
 
     def request(
         self, method: str, host: str, port: int, path: str, body: bytes | None = None, **_more: Any
@@ -141,6 +152,7 @@ class World:
             "seconds": 0.1,
             "files": len(held),
             "missing": [path for path in held if path not in there],
+            "directories": [],
             "different": [path for path, body in held.items() if there.get(path, body) != body],
             "extra": [],
         }

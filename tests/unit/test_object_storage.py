@@ -362,7 +362,7 @@ def test_promote_opens_behind_a_proven_fence(regions: World, run_module: Run) ->
     regions.down.add("north-1")
     answer = promote(run_module, regions)
     assert answer["changed"]
-    assert answer["epoch"] == 2
+    assert answer["epoch"] > 2
     assert answer["heartbeat"]["sequence"] >= 1
     assert regions.keepers["south-1"].gateway.alive
     assert promote(run_module, regions)["situation"] == "resume"

@@ -6,11 +6,14 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 from ansible_collections.muster.platform.plugins.module_utils import _s3
+from ansible_collections.muster.platform.plugins.module_utils._object_storage import Stores
 from ansible_collections.muster.platform.plugins.modules import (
     object_storage_bucket,
     object_storage_info,
@@ -265,3 +268,90 @@ def test_verify_tells_what_is_wrong(s3: S3, run_module: Run) -> None:
     s3.broken = True
     assert "what was written was not read back" in verify(run_module)["msg"]
     assert "there is no endpoint to verify" in verify(run_module, endpoints=[])["msg"]
+
+
+# --- the embedded store ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def embedded(s3: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """A store whose filer tells of quotas, and whether its gateway serves."""
+    path = tmp_path / "muster.json"
+    given = {"region": "north", "host": "north-1", "regions": {}, "filer_port": 1, "master_port": 2, "weed": "w"}
+    path.write_text(json.dumps(given))
+    found: dict[str, Any] = {"configuration": str(path), "quotas": {}, "status": 200, "serves": True, "said": []}
+
+    def request(_stores: Any, method: str, *_words: Any, **_more: Any) -> tuple[int, bytes]:
+        entries = [{"FullPath": f"/buckets/{name}", "Quota": size} for name, size in found["quotas"].items()]
+        return found["status"], json.dumps({"Entries": entries}).encode()
+
+    def run(argv: list[str], input: str, **_how: Any) -> subprocess.CompletedProcess[str]:
+        found["said"].append(input)
+        if found.get("deaf"):
+            return subprocess.CompletedProcess(argv, 0, "", "E1126 no")
+        words = dict(word.lstrip("-").split("=") for word in input.splitlines()[0].split()[1:])
+        found["quotas"][words["name"]] = int(words.get("sizeMB", 0)) * 1024 * 1024
+        return subprocess.CompletedProcess(argv, 0, "", "")
+
+    monkeypatch.setattr(Stores, "request", request)
+    monkeypatch.setattr(Stores, "s3_healthy", lambda _stores, _host: found["serves"])
+    monkeypatch.setattr(object_storage_bucket.subprocess, "run", run)
+    return found
+
+
+def test_a_quota_is_set_once_and_taken_away(embedded: dict[str, Any], declare: Run) -> None:
+    where = {"configuration": embedded["configuration"]}
+    answer = declare({"name": "logs", "quota_mb": 5}, diff=True, **where)
+    assert answer["changes"] == {"logs": ["bucket", "versioning", "quota_mb"]}
+    assert answer["diff"][-1]["after"] == {"quota_mb": 5}
+    enforce = "\ns3.bucket.quota.enforce -apply\n"
+    assert embedded["said"] == [f"s3.bucket.quota -name=logs -op=set -sizeMB=5{enforce}"]
+    assert declare({"name": "logs", "quota_mb": 5}, **where)["changed"] is False
+    assert declare({"name": "logs"}, **where)["changes"] == {"logs": ["quota_mb"]}
+    assert embedded["said"][1:] == [f"s3.bucket.quota -name=logs -op=remove{enforce}"]
+
+
+def test_a_quota_that_is_not_there_afterwards_was_not_set(embedded: dict[str, Any], declare: Run) -> None:
+    embedded["deaf"] = True
+    answer = declare({"name": "logs", "quota_mb": 5}, configuration=embedded["configuration"])
+    assert answer["msg"] == "bucket logs: the quota was not set: E1126 no"
+
+
+def test_quotas_that_are_not_known_are_not_none(
+    s3: S3, embedded: dict[str, Any], declare: Run
+) -> None:
+    embedded["status"] = 500
+    answer = declare({"name": "logs"}, configuration=embedded["configuration"])
+    assert "the store of north-1 answers 500 for /buckets/" in answer["msg"]
+    assert s3.calls == []
+
+
+def test_a_gateway_that_is_slow_has_no_quota_left_out(embedded: dict[str, Any], declare: Run) -> None:
+    embedded["serves"] = False
+    answer = declare({"name": "logs", "quota_mb": 5}, configuration=embedded["configuration"])
+    assert "quota_mb" in answer["changes"]["logs"]
+
+
+@pytest.mark.parametrize("lacks", ["the configuration", "the gateway", "boto3"])
+def test_before_it_is_provisioned_nothing_is_asked(
+    s3: S3, embedded: dict[str, Any], declare: Run, monkeypatch: pytest.MonkeyPatch, lacks: str
+) -> None:
+    s3.broken = True
+    where = embedded["configuration"]
+    if lacks == "the configuration":
+        where += ".none"
+    if lacks == "boto3":
+        monkeypatch.setattr(object_storage_bucket, "find_spec", lambda _name: None)
+    embedded["serves"] = lacks != "the gateway"
+    for how in ({"state": "checked"}, {"check": True}):
+        assert declare({"name": "logs"}, configuration=where, **how)["changes"] == {}
+
+
+def test_a_change_to_a_bucket_that_is_gone_is_no_success(
+    s3: S3, declare: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(**_arguments: Any) -> None:
+        raise missing("NoSuchBucket")
+
+    monkeypatch.setattr(s3, "put_bucket_versioning", gone)
+    assert declare({"name": "logs"})["msg"] == "bucket logs was not changed: NoSuchBucket (NoSuchBucket)"

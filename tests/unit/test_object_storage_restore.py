@@ -33,6 +33,7 @@ class Versions:
 
     def add(self, key: str, version: str, minutes_ago: float, marker: bool = False) -> None:
         entry = {"Key": key, "VersionId": version, "LastModified": NOW - timedelta(minutes=minutes_ago)}
+        entry["IsLatest"] = all(other["Key"] != key for other in self.entries)
         self.entries.append(entry if marker else {**entry, "ETag": "e"})
 
     def list_object_versions(self, Bucket: str, Prefix: str, **more: str) -> dict[str, Any]:
@@ -87,6 +88,17 @@ def test_into_place(bucket: Versions, run_module: Run) -> None:
     assert (answer["restored"], answer["removed"], answer["unchanged"]) == (2, 1, 2)
     assert bucket.copied == [("b", "changed", "old"), ("b", "removed", "was")]
     assert bucket.removed == ["later"]
+
+
+def test_of_two_in_one_second_the_latest_counts(bucket: Versions, run_module: Run) -> None:
+    bucket.entries.clear()
+    bucket.add("quick", "marker", 20, marker=True)
+    bucket.add("quick", "was", 20)
+    assert restore(run_module, target="other")["restored"] == 0
+    bucket.entries.clear()
+    bucket.add("quick", "was", 20)
+    bucket.add("quick", "marker", 20, marker=True)
+    assert restore(run_module, target="other")["restored"] == 1
 
 
 def test_into_another_bucket(bucket: Versions, run_module: Run) -> None:

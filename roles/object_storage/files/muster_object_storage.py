@@ -250,6 +250,7 @@ def compare(site: Site, source: str, target: str, recent: float = 0.0) -> dict[s
     for entry in found:
         if entry.get("type") in kinds:
             kinds[entry["type"]].append(entry["path"])
+    folders = [entry["path"] for entry in found if entry.get("type") == "MISSING" and entry.get("isDirectory")]
     counted = sum(summary.get(key, 0) for key in ("missing", "sizeMismatch", "etagMismatch"))
     listed = sum(len(kinds[key]) for key in ("MISSING", "SIZE_MISMATCH", "ETAG_MISMATCH"))
     if counted != listed or (done.returncode != 0 and not counted and not kinds["ONLY_IN_B"]):
@@ -262,6 +263,7 @@ def compare(site: Site, source: str, target: str, recent: float = 0.0) -> dict[s
         "seconds": round(time.monotonic() - began, 3),
         "files": summary.get("files", 0),
         "missing": kinds["MISSING"],
+        "directories": folders,  # of those
         "different": kinds["SIZE_MISMATCH"] + kinds["ETAG_MISMATCH"],
         "extra": kinds["ONLY_IN_B"],
     }
@@ -288,9 +290,10 @@ def repair(site: Site, source: str, target: str, recent: float = 0.0) -> dict[st
     """Compare, send again what the target lacks, and go on until nothing is missing."""
     found = compare(site, source, target, recent)
     if found["missing"] or found["different"]:
-        # What is on its way is missing once; what is lost is missing twice.
-        time.sleep(site.given["compare_settle"])
-        again = compare(site, source, target, recent)
+        # What is on its way is missing once; what is lost is missing twice, and has not been written anew.
+        settle = site.given["compare_settle"]
+        time.sleep(settle)
+        again = compare(site, source, target, max(recent, settle))
         for kind in ("missing", "different"):
             again[kind] = [path for path in again[kind] if path in found["missing"] + found["different"]]
         found = again
@@ -300,6 +303,9 @@ def repair(site: Site, source: str, target: str, recent: float = 0.0) -> dict[st
         return found
     # What is newer in the target would be left as it is.
     for path in found["different"]:
+        # Comparing takes a while: a target that has been made primary since holds the newer truth.
+        if site.state_of(target).get("source") != source:
+            raise Unknown(f"{target} does not copy from {source} any more")
         site.remove(target, path)
     send_again(site, source, lost)
     deadline = time.monotonic() + site.given["compare_timeout"]
@@ -434,9 +440,8 @@ class Keeper:
             if not self.known:
                 return  # what runs goes on: the server has crashed, and is being started again
             role = self.state["role"] if self.state else None
-            if role != "primary" and self.gateway.process is not None:
-                self.gateway.stop()
             if role != "primary":
+                self.gateway.stop()
                 self.note_open(None)
             if role != "standby" or not self.source():
                 self.sync.stop()
@@ -538,14 +543,12 @@ class Keeper:
             "heartbeat": self.beat,
             "compared": self.short_comparison(),
             "compare_error": self.compare_error,
-            "at": now(),
         }
 
     def short_comparison(self) -> dict[str, Any] | None:
         if self.compared is None:
             return None
-        lists = {key: len(self.compared[key]) for key in ("missing", "different", "extra")}
-        return {**self.compared, **lists}
+        return {key: len(told) if isinstance(told, list) else told for key, told in self.compared.items()}
 
     # --- the canary, and the comparison ---
 
