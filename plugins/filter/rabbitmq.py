@@ -4,18 +4,17 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from ansible_collections.muster.platform.plugins.module_utils import _rabbitmq_declared
+from ansible_collections.muster.platform.plugins.module_utils._rabbitmq_objects import hash_password
 
 
 def rabbitmq_password_hash(password: str, pepper: str) -> str:
     """RabbitMQ's salted SHA-256 of a password; the same salt each time, so that a file stays as it is."""
-    salt = hashlib.sha256(f"{pepper}\n{password}".encode()).digest()[:4]
-    return base64.b64encode(salt + hashlib.sha256(salt + password.encode()).digest()).decode()
+    return hash_password(password, hashlib.sha256(f"{pepper}\n{password}".encode()).digest()[:4])
 
 
 def rabbitmq_problems(declared: Mapping[str, Any]) -> list[str]:

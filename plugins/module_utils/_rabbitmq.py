@@ -5,14 +5,16 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import http.client
 import json
+import socket
 import ssl
+import threading
 import time
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote
@@ -22,6 +24,7 @@ from ansible_collections.muster.platform.plugins.module_utils._errors import Mus
 PARAMETER = "muster_region_role"
 LOCK_QUEUE = "muster.lock"
 LOCK_VHOST = "muster.operations"
+HEARTBEAT = 10  # seconds: a lock whose holder lost its power is free after some three of them
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "regions": {"type": "dict", "required": True},
@@ -54,6 +57,10 @@ class Refusal(MusterError):
         self.status = status
 
 
+class Overtaken(MusterError):
+    """Another operation came between; nothing may be put back over what it did."""
+
+
 def now() -> str:
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
@@ -65,7 +72,7 @@ def path_of(*parts: str) -> str:
 
 @dataclass(frozen=True)
 class Login:
-    """How the operator reaches a node."""
+    """How a user reaches a node."""
 
     user: str
     password: str
@@ -110,8 +117,13 @@ class Role:
             ) from error
 
     def value(self) -> dict[str, Any]:
-        found = {"role": self.role, "epoch": self.epoch, "since": self.since or now()}
+        found = {"role": self.role, "epoch": self.epoch, "since": self.since}
         return found | ({"moving_to": self.moving_to} if self.moving_to else {})
+
+    @property
+    def meaning(self) -> str:
+        """What the region shall have: closed while it is on its way to be a standby."""
+        return "closed" if self.moving_to else self.role
 
 
 @dataclass
@@ -122,34 +134,37 @@ class Region:
     hosts: list[str]
     login: Login
     timeout: float = 5.0
-    failures: dict[str, str] = field(default_factory=dict)
     connection: http.client.HTTPSConnection | None = None
     connected_to: str = ""
+    # What the role was when this operation looked last, or wrote; more than one while it is not known.
+    expected: set[Role | None] = field(default_factory=set)
+    held: Any = None  # the connection of the lock
+
+    def order(self) -> list[str]:
+        """The hosts, with the one that answered last before the others."""
+        return sorted(self.hosts, key=lambda host: host != self.connected_to)
 
     # --- the management API ---
 
     def request(self, method: str, path: str, body: Any = None) -> Any:
         """The answer as data; None where there is no content."""
-        order = sorted(self.hosts, key=lambda host: host != self.connected_to)
-        self.failures = {}
-        for host in order:
+        failures = []
+        for host in self.order():
             try:
                 return self.ask(host, method, path, body)
             except Silent as error:
-                self.failures[host] = str(error)
-        reasons = "; ".join(self.failures.values()) or "it has no hosts"
-        raise Silent(f"no RabbitMQ of region {self.name} answers: {reasons}")
+                failures.append(str(error))
+        raise Silent(f"no RabbitMQ of region {self.name} answers: {'; '.join(failures) or 'it has no hosts'}")
 
     def ask(self, host: str, method: str, path: str, body: Any = None) -> Any:
         status, text = self._send(host, method, path, body)
         if status in (200, 201, 202, 204):
-            return json.loads(text) if text.strip() else None
+            return _data(host, text)
         said = _reason(text)
         if status == 401:
             raise Refusal(
-                f"{host} refuses the login of {self.login.user}: rabbitmq_operator_password is "
-                "not the one that "
-                "the cluster has",
+                f"{host} refuses the login of {self.login.user}: rabbitmq_operator_password is not the one "
+                "that the cluster has",
                 status,
             )
         # A node that stands still, or that is about to stop, answers so: the next one is asked.
@@ -201,47 +216,65 @@ class Region:
 
     # --- the role ---
 
-    def role(self) -> Role | None:
+    def _read_role(self) -> Role | None:
         found = self.get("global-parameters", PARAMETER)
         return None if found is None else Role.parse(found["value"])
 
+    def role(self) -> Role | None:
+        found = self._read_role()
+        self.expected = {found}
+        return found
+
+    def unchanged(self) -> None:
+        """Refuse when the role is another one than this operation knows, or its lock is gone.
+
+        RabbitMQ cannot compare and set. What is left is the moment between this and a write; who writes in
+        it has the lock, or had it a moment ago.
+        """
+        if self.held is not None and not self.held.is_open:
+            raise Overtaken(f"the lock of region {self.name} was lost")
+        found = self._read_role()
+        if found not in self.expected:
+            raise Overtaken(
+                f"another operation has changed the role of region {self.name} meanwhile: "
+                f"{found.value() if found else None}"
+            )
+
     def set_role(self, role: Role) -> None:
+        """Write the role over the one that this operation knows, and over no other."""
+        self.unchanged()
+        role = replace(role, since=role.since or now())
+        # Until the answer either may be there.
+        self.expected = {*self.expected, role}
         self.put({"name": PARAMETER, "value": role.value()}, "global-parameters", PARAMETER)
+        self.expected = {role}
 
     # --- AMQP ---
 
     @contextmanager
-    def amqp(self, vhost: str) -> Iterator[Any]:
+    def amqp(self, vhost: str, heartbeat: int = 0) -> Iterator[Any]:
         """A connection as the operator, to the first node that takes one."""
-        connection = self._connect_amqp(vhost)
+        connection = self._connect_amqp(vhost, heartbeat)
         try:
             yield connection
+        except pika_errors() as error:
+            raise MusterError(f"AMQP in region {self.name}: {describe(error)}") from error
         finally:
-            if connection.is_open:
-                connection.close()
+            hang_up(connection)
 
-    def _connect_amqp(self, vhost: str) -> Any:
-        import pika  # pylint: disable=import-error
-
+    def _connect_amqp(self, vhost: str, heartbeat: int) -> Any:
         failures = []
-        for host in self.hosts:
+        for host in self.order():
             try:
-                return pika.BlockingConnection(
-                    pika.ConnectionParameters(
-                        host,
-                        self.login.port,
-                        vhost,
-                        pika.PlainCredentials(self.login.user, self.login.password),
-                        ssl_options=pika.SSLOptions(self.login.context, host),
-                        heartbeat=0,
-                        socket_timeout=self.timeout,
-                        stack_timeout=self.timeout,
-                        blocked_connection_timeout=self.timeout,
-                    )
-                )
-            except (pika.exceptions.AMQPError, OSError) as error:
-                failures.append(f"{host}: {describe(error)}")
+                return dial(host, vhost, self.login, self.timeout, heartbeat)
+            except Silent as error:
+                failures.append(str(error))
         raise Silent(f"no AMQP in region {self.name}: {'; '.join(failures)}")
+
+    def lets_in(self) -> bool:
+        """Whether the operator gets in; the gate opens moments after a region has its role."""
+        with self.amqp(LOCK_VHOST):
+            return True
 
     def depths(self, queues: list[tuple[str, str]]) -> dict[tuple[str, str], tuple[int, int]]:
         """Messages ready and consumers of each queue, (vhost, name), as the queue itself counts them now.
@@ -262,7 +295,7 @@ class Region:
         import pika  # pylint: disable=import-error
 
         deadline = time.monotonic() + wait
-        with self.amqp(LOCK_VHOST) as connection:
+        with self.amqp(LOCK_VHOST, HEARTBEAT) as connection:
             while True:
                 try:
                     connection.channel().queue_declare(LOCK_QUEUE, exclusive=True)
@@ -274,15 +307,77 @@ class Region:
                             f"{holder} waited {wait:g} s"
                         ) from error
                     connection.sleep(0.3)
-            yield
+            with _served(connection):
+                self.held = connection
+                try:
+                    yield
+                finally:
+                    self.held = None
 
 
-def _passive(connection: Any, region: str, vhost: str, name: str) -> tuple[int, int]:
+@contextmanager
+def _served(connection: Any) -> Iterator[None]:
+    """Have a connection that lies idle answer heartbeats, by a thread that has it to itself meanwhile."""
+    done = threading.Event()
+
+    def serve() -> None:
+        # Where it breaks, its is_open tells.
+        with contextlib.suppress(*pika_errors()):
+            while not done.is_set():
+                connection.process_data_events(time_limit=0.1)
+
+    thread = threading.Thread(target=serve, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+def pika_errors() -> tuple[type[Exception], ...]:
+    """All that pika raises by itself: a deadline while a connection opens is no AMQPError."""
+    from pika.adapters.utils.connection_workflow import AMQPConnectorException  # pylint: disable=import-error
+    from pika.exceptions import AMQPError  # pylint: disable=import-error
+
+    return AMQPError, AMQPConnectorException
+
+
+def dial(host: str, vhost: str, login: Login, timeout: float, heartbeat: int = 0) -> Any:
+    """A connection over TLS with the host's name checked; Silent when there is none."""
     import pika  # pylint: disable=import-error
 
     try:
+        return pika.BlockingConnection(
+            pika.ConnectionParameters(
+                host,
+                login.port,
+                vhost,
+                pika.PlainCredentials(login.user, login.password),
+                ssl_options=pika.SSLOptions(login.context, host),
+                heartbeat=heartbeat,
+                socket_timeout=timeout,
+                stack_timeout=timeout,
+                blocked_connection_timeout=timeout,
+            )
+        )
+    except OSError as error:
+        raise Silent(f"{host}: {describe(error)}") from error
+    except pika_errors() as error:
+        raise Silent(f"{host}: {describe(error)}") from error
+
+
+def hang_up(connection: Any) -> None:
+    """A connection that breaks at its end takes nothing back that was done with it."""
+    with contextlib.suppress(*pika_errors()):
+        if connection.is_open:
+            connection.close()
+
+
+def _passive(connection: Any, region: str, vhost: str, name: str) -> tuple[int, int]:
+    try:
         method = connection.channel().queue_declare(name, passive=True).method
-    except pika.exceptions.AMQPError as error:
+    except pika_errors() as error:
         raise MusterError(
             f"the queue {name} of vhost {vhost} in region {region} could not be read: {describe(error)}"
         ) from error
@@ -294,6 +389,13 @@ def describe(error: BaseException) -> str:
     inner = getattr(error, "args", ())
     text = "; ".join(str(part) for part in inner if str(part))
     return text or type(error).__name__
+
+
+def _data(host: str, text: str) -> Any:
+    try:
+        return json.loads(text) if text.strip() else None
+    except ValueError as error:
+        raise Silent(f"{host}: its answer is no JSON") from error
 
 
 def _reason(text: str) -> str:
@@ -323,17 +425,20 @@ def regions_from(params: Mapping[str, Any], timeout: float = 5.0) -> dict[str, R
     return {name: Region(name, list(hosts), login, timeout) for name, hosts in params["regions"].items()}
 
 
-def read_roles(regions: Mapping[str, Region]) -> dict[str, Role | MusterError | None]:
-    """The role of each region, or why it is not known; all are asked at once."""
+def own_region(params: Mapping[str, Any]) -> Region:
+    """The region that a module is for."""
+    found = regions_from(params).get(params["region"])
+    if found is None:
+        raise MusterError(f"{params['region']} is no region with RabbitMQ hosts")
+    return found
 
-    def read(region: Region) -> Role | MusterError | None:
-        try:
-            return region.role()
-        except MusterError as error:
-            return error
 
-    with ThreadPoolExecutor(max_workers=max(1, len(regions))) as pool:
-        return dict(zip(regions, pool.map(read, regions.values()), strict=True))
+def listens(host: str, port: int) -> bool:
+    try:
+        socket.create_connection((host, port), 1.0).close()
+    except OSError:
+        return False
+    return True
 
 
 def primary_region(roles: Mapping[str, Role | MusterError | None]) -> str | None:

@@ -8,16 +8,18 @@ encrypted (AES-256-GCM, the key by scrypt), and what was changed in it is not re
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from ansible_collections.muster.platform.plugins.module_utils._errors import MusterError
 
-MAGIC = b"muster-rabbitmq-1\n"
+MAGIC = "muster-rabbitmq-1\n"
 KINDS = ("vhosts", "users", "permissions", "topic_permissions", "exchanges", "queues", "bindings", "policies")
+# What the region's role decides is not brought back: a file of another day has no say in it.
+RESTORED = ("vhosts", "users", "exchanges", "queues", "bindings")
 
 
 def _cipher(passphrase: str, salt: bytes) -> Any:
@@ -27,35 +29,25 @@ def _cipher(passphrase: str, salt: bytes) -> Any:
     return AESGCM(Scrypt(salt=salt, length=32, n=2**15, r=8, p=1).derive(passphrase.encode()))
 
 
-def seal(text: str, passphrase: str) -> bytes:
+def seal(text: str, passphrase: str) -> str:
     salt, nonce = os.urandom(16), os.urandom(12)
-    return MAGIC + salt + nonce + _cipher(passphrase, salt).encrypt(nonce, text.encode(), MAGIC)
+    sealed = _cipher(passphrase, salt).encrypt(nonce, text.encode(), MAGIC.encode())
+    return MAGIC + base64.b64encode(salt + nonce + sealed).decode() + "\n"
 
 
-def unseal(data: bytes, passphrase: str, name: str) -> str:
+def unseal(data: str, passphrase: str, name: str) -> str:
     from cryptography.exceptions import InvalidTag
 
     if not data.startswith(MAGIC):
         raise MusterError(f"{name} is no backup of RabbitMQ's definitions")
-    rest = data[len(MAGIC) :]
     try:
-        text: bytes = _cipher(passphrase, rest[:16]).decrypt(rest[16:28], rest[28:], MAGIC)
-    except InvalidTag as error:
+        rest = base64.b64decode(data.removeprefix(MAGIC))
+        text: bytes = _cipher(passphrase, rest[:16]).decrypt(rest[16:28], rest[28:], MAGIC.encode())
+    except (InvalidTag, ValueError) as error:
         raise MusterError(
             f"{name} cannot be decrypted: rabbitmq_backup_passphrase is another one, or the file was changed"
         ) from error
     return text.decode()
-
-
-def write_secret(path: Path, data: bytes) -> None:
-    """Whole or not at all, readable by root alone, on the disk."""
-    temporary = path.with_name(f".{path.name}")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with open(descriptor, "wb") as stream:
-        stream.write(data)
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(temporary, path)
 
 
 def comparable(definitions: Mapping[str, Any]) -> dict[str, set[str]]:

@@ -17,10 +17,13 @@ OWN = "muster."  # what starts so is Muster's
 OWN_VHOST = "muster.operations"
 BACKLOG = ".dr"  # the queue that holds what the other region has not pulled yet
 PRIORITY = 1000  # of Muster's policies, over all others
+NONE = {"configure": "^$", "write": "^$", "read": "^$"}
 ANY = {"configure": ".*", "write": ".*", "read": ".*"}
 # What the other region's link may: read every queue, and have its own ones where it federates.
 LINK = {"configure": "^federation: ", "write": "^federation: ", "read": ".*"}
-NONE = {"configure": "^$", "write": "^$", "read": "^$"}
+# In a primary that is shoveled from, only what waits for the other region: a region that comes back with
+# a link that carried over would else take what applications wrote here since.
+SHOVEL = {**NONE, "read": re.escape(BACKLOG) + "$"}
 
 KEYS: dict[str, dict[str, Any]] = {
     # option: its identity, and what else it may have with the default
@@ -132,10 +135,8 @@ def _users(declared: Mapping[str, Any]) -> Iterator[str]:
                 yield f"{who}: a permission has vhost, configure, write and read"
                 continue
             if permission["vhost"] not in declared["vhosts"]:
-                yield (
-                    f"{who} has permissions in vhost {permission['vhost']}, which is not among "
-                    "rabbitmq_vhosts"
-                )
+                where = permission["vhost"]
+                yield f"{who} has permissions in vhost {where}, which is not among rabbitmq_vhosts"
             for right in ("configure", "write", "read"):
                 yield from _pattern(f"{who}: {right}", permission.get(right, "^$"))
 
@@ -155,19 +156,15 @@ def _places(declared: Mapping[str, Any]) -> Iterator[str]:
     for kind in ("exchanges", "queues", "bindings", "policies"):
         for item in declared[kind]:
             if item["vhost"] not in declared["vhosts"]:
-                yield (
-                    f"rabbitmq_{kind}: the {label(kind, item)} is in a vhost that is not among "
-                    "rabbitmq_vhosts"
-                )
+                what = f"rabbitmq_{kind}: the {label(kind, item)}"
+                yield f"{what} is in a vhost that is not among rabbitmq_vhosts"
     for given in declared["bindings"]:
         item = filled("bindings", given)
         target = "exchanges" if item["destination_type"] == "exchange" else "queues"
         for side, where in (("source", "exchanges"), ("destination", target)):
             if (item["vhost"], item[side]) not in known[where]:
-                yield (
-                    f"rabbitmq_bindings: the {label('bindings', item)}: {item[side]} is not among "
-                    f"rabbitmq_{where}"
-                )
+                what = f"rabbitmq_bindings: the {label('bindings', item)}"
+                yield f"{what}: {item[side]} is not among rabbitmq_{where}"
     for given in declared["queues"]:
         dead = filled("queues", given)["dead_letter"]
         if dead and (given["vhost"], dead.get("exchange")) not in known["exchanges"]:
@@ -204,10 +201,8 @@ def _policies(declared: Mapping[str, Any]) -> Iterator[str]:
         if item["name"].startswith(OWN):
             yield f"{who} has a name that is not free: {OWN} at the beginning is taken"
         if not isinstance(item["definition"], Mapping) or not item["definition"]:
-            yield (
-                f"{who}: its definition is {item['definition']!r}, which is no dictionary with "
-                "something in it"
-            )
+            definition = item["definition"]
+            yield f"{who}: its definition is {definition!r}, which is no dictionary with something in it"
         if not isinstance(item["priority"], int) or item["priority"] >= PRIORITY:
             yield f"{who}: its priority is {item['priority']!r}: a number below {PRIORITY}"
 
@@ -222,9 +217,8 @@ def _writers(declared: Mapping[str, Any]) -> Iterator[str]:
             if permission["vhost"] in followed and not bad and re.search(pattern, "amq.default"):
                 yield (
                     f"rabbitmq_users: the user {user['name']} may write to the default exchange of vhost "
-                    f"{permission['vhost']} (write {pattern!r} matches amq.default), and what "
-                    "is written there "
-                    "never reaches the standby: name the exchanges instead"
+                    f"{permission['vhost']} (write {pattern!r} matches amq.default), and what is written "
+                    "there never reaches the standby: name the exchanges instead"
                 )
 
 
@@ -273,8 +267,9 @@ def _wanted_permissions(declared: Mapping[str, Any], role: str) -> dict[tuple[An
     found: dict[tuple[Any, ...], Any] = {}
     for vhost in [*declared["vhosts"], OWN_VHOST]:
         found[vhost, declared["operator_user"]] = ANY
+    shoveled = role == "primary" and declared["standby"]["mode"] == "shovel"
     for vhost in declared["vhosts"]:
-        found[vhost, declared["upstream_user"]] = LINK
+        found[vhost, declared["upstream_user"]] = SHOVEL if shoveled else LINK
     for user in declared["users"] if role == "primary" else []:
         for permission in filled("users", user)["permissions"]:
             rights = {right: permission.get(right, "^$") for right in NONE}
@@ -334,7 +329,7 @@ def _wanted_policies(declared: Mapping[str, Any], role: str) -> dict[tuple[Any, 
             dead = item["dead_letter"]
             definition = {**base, **{DEAD_LETTER[key]: value for key, value in dead.items()}}
         if definition != base:
-            found[item["vhost"], OWN + item["name"]] = _own_policy([item["name"]], "queues", definition)
+            found[item["vhost"], OWN + item["name"]] = _own_policy(item["name"], "queues", definition)
     if declared["standby"]["mode"] == "shovel":
         found |= _backlog_policies(declared, given)
     elif role == "standby":
@@ -347,7 +342,7 @@ def _backlog_policies(declared: Mapping[str, Any], given: list[Item]) -> dict[tu
     found: dict[tuple[Any, ...], Any] = {}
     for vhost, name in backlog_queues(declared):
         if _effective(given, vhost, name, "queues"):
-            found[vhost, OWN + name] = _own_policy([name], "queues", {"delivery-limit": -1})
+            found[vhost, OWN + name] = _own_policy(name, "queues", {"delivery-limit": -1})
     return found
 
 
@@ -368,7 +363,7 @@ def _federation_policies(declared: Mapping[str, Any], given: list[Item]) -> dict
     for vhost, name in federated_exchanges(declared):
         base = _effective(given, vhost, name, "exchanges")
         definition = {**base, "federation-upstream": OWN + "upstream"}
-        found[vhost, OWN + "exchange." + name] = _own_policy([name], "exchanges", definition)
+        found[vhost, OWN + "exchange." + name] = _own_policy(name, "exchanges", definition)
     return found
 
 
@@ -394,8 +389,8 @@ def _bounded(base: Item, standby: Mapping[str, Any]) -> Item:
     return {**found, "overflow": "drop-head"}
 
 
-def _own_policy(names: list[str], apply_to: str, definition: Item) -> Item:
-    pattern = "^(" + "|".join(re.escape(name) for name in names) + ")$"
+def _own_policy(name: str, apply_to: str, definition: Item) -> Item:
+    pattern = f"^{re.escape(name)}$"
     return {"pattern": pattern, "apply-to": apply_to, "priority": PRIORITY, "definition": definition}
 
 

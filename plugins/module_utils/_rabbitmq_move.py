@@ -27,13 +27,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from ansible_collections.muster.platform.plugins.module_utils import _rabbitmq_declared as declared_
 from ansible_collections.muster.platform.plugins.module_utils._errors import MusterError
 from ansible_collections.muster.platform.plugins.module_utils._phases import Phases
-from ansible_collections.muster.platform.plugins.module_utils._rabbitmq import Region, Role, now
+from ansible_collections.muster.platform.plugins.module_utils._rabbitmq import Overtaken, Region, Role, now
 from ansible_collections.muster.platform.plugins.module_utils._rabbitmq_objects import bring, read, writers
 from ansible_collections.muster.platform.plugins.module_utils._wait import wait_until
 
@@ -86,10 +86,6 @@ def backlogs(region: Region, declared: Mapping[str, Any]) -> list[Key]:
     return sorted(set(found))
 
 
-def followed(declared: Mapping[str, Any]) -> list[Key]:
-    return declared_.followed_queues(declared)
-
-
 def links(region: Region) -> dict[tuple[str, str, str], Any]:
     """What pulls into a region, by virtual host, component and name."""
     found = read(region)["parameters"]
@@ -98,6 +94,11 @@ def links(region: Region) -> dict[tuple[str, str, str], Any]:
         for key, body in found.items()
         if key[1] in ("shovel", "federation-upstream") and key[2].startswith(declared_.OWN)
     }
+
+
+def carrying(region: Region) -> list[tuple[str, str, str]]:
+    """The links by which a handover to a region carries over."""
+    return [key for key in read(region)["parameters"] if key[2].startswith(CARRY)]
 
 
 def put_links(region: Region, wanted: Mapping[tuple[str, str, str], Any]) -> None:
@@ -124,6 +125,26 @@ def rest(depths: Mapping[Key, tuple[int, int]]) -> str:
     return ", ".join(found)
 
 
+def wait_for_links(puller: Region, source: Region, declared: Mapping[str, Any], timeout: float) -> None:
+    """Until a standby pulls from its primary."""
+    if not links(puller):
+        return
+
+    def pulls() -> bool:
+        depths = source.depths(backlogs(source, declared))
+        idle = idle_queues(depths)
+        if idle or not depths:
+            raise MusterError(f"nobody pulls from {', '.join(idle) or 'it'}")
+        return True
+
+    wait_until(pulls, f"region {puller.name} to pull from {source.name}", timeout, POLL)
+
+
+def idle_queues(depths: Mapping[Key, tuple[int, int]]) -> list[str]:
+    """The queues that nobody pulls from."""
+    return [f"{name} of {vhost}" for (vhost, name), (_ready, consumers) in depths.items() if not consumers]
+
+
 @dataclass
 class Handover:
     """One planned move from C(source) to C(target)."""
@@ -135,7 +156,6 @@ class Handover:
     max_backlog: int = 10000
     phases: Phases = field(default_factory=Phases)
     carried: int = 0
-    steps: list[str] = field(default_factory=list)
 
     # --- assess ---
 
@@ -155,15 +175,15 @@ class Handover:
                 f"{self.target.name} epoch {target.epoch}): the one with the lower epoch needs dr_reprotect"
             )
         if target.role == "primary":
-            return ("finish" if self.unfinished() else "done"), source, target
-        if source.role == "primary":
-            self.refuse_unready()
-            return "start", source, target
-        if source.moving_to in ("", self.target.name) and target.moving_to:
+            return ("finish" if self.unfinished(source, target) else "done"), source, target
+        if target.moving_to:
             raise MusterError(
                 f"a handover to {target.moving_to} is not finished: finish it first, with "
                 f"{target.moving_to} as target"
             )
+        if source.role == "primary":
+            self.refuse_unready()
+            return "start", source, target
         if source.moving_to != self.target.name:
             raise MusterError(
                 f"no region is primary, and {self.source.name} was not on its way to {self.target.name}: "
@@ -171,17 +191,15 @@ class Handover:
             )
         return "resume", source, target
 
-    def unfinished(self) -> list[str]:
-        """What a finished move would not leave behind."""
-        found = [key[2] for key in read(self.target)["parameters"] if key[2].startswith(CARRY)]
-        if (
-            not links(self.source)
-            and declared_.wanted(self.declared, self.source.name, "standby")["parameters"]
-        ):
-            found.append("nothing pulls from the new primary region")
-        if bring(self.target, self.declared, "primary", check=True):
-            found.append("the new primary region is not open")
-        return found
+    def unfinished(self, source: Role, target: Role) -> bool:
+        """Whether something is left that a finished move would not leave behind."""
+        # The record of the source is the last that a move writes.
+        if source.moving_to or source.epoch != target.epoch or carrying(self.target):
+            return True
+        wanted = declared_.wanted(self.declared, self.source.name, "standby")["parameters"]
+        if wanted and not links(self.source):
+            return True
+        return bool(bring(self.target, self.declared, "primary", check=True))
 
     def refuse_unready(self) -> None:
         """Before any change: the target pulls, and what it still has to pull is little."""
@@ -194,10 +212,7 @@ class Handover:
         if not wanted:
             return
         depths = self.source.depths(backlogs(self.source, self.declared))
-        idle = [
-            f"{name} of {vhost}" for (vhost, name), (_ready, consumers) in depths.items() if not consumers
-        ]
-        if idle:
+        if idle := idle_queues(depths):
             raise MusterError(f"refused: region {self.target.name} does not pull from {', '.join(idle)}")
         total = sum(ready for ready, _consumers in depths.values())
         if total > self.max_backlog:
@@ -217,16 +232,18 @@ class Handover:
         epoch = target.epoch
         if situation != "finish":
             epoch = max(source.epoch, target.epoch) + 1
-            self.close_and_drain(source, epoch)
+            self.close_and_drain(source)
+            # What a run that stood still believes of the source may be long over.
+            self.source.unchanged()
             # From here on it is the primary, and a rerun only goes on from here.
             self.target.set_role(Role("primary", epoch))
         self.finish(epoch)
         return {**result, "epoch": epoch, "carried": self.carried}
 
-    def close_and_drain(self, source: Role, epoch: int) -> None:
-        pulled = (
-            links(self.target) or declared_.wanted(self.declared, self.target.name, "standby")["parameters"]
-        )
+    def close_and_drain(self, source: Role) -> None:
+        # An earlier run may have taken some of them away.
+        wanted = declared_.wanted(self.declared, self.target.name, "standby")["parameters"]
+        pulled = {**wanted, **links(self.target)}
         try:
             with self.phases("close"):
                 moving = Role("standby", source.epoch, now(), self.target.name)
@@ -234,6 +251,8 @@ class Handover:
                 close(self.source, self.declared, self.limits.close)
             with self.phases("drain"):
                 self.drain(pulled)
+        except Overtaken:
+            raise
         except MusterError as error:
             self.roll_back(source, pulled, error)
 
@@ -241,7 +260,8 @@ class Handover:
         """Until the target holds all: nothing ready, and nobody who could hold what he has not confirmed."""
         queues = backlogs(self.source, self.declared)
         deadline = time.monotonic() + self.limits.drain
-        put_links(self.target, {key: value for key, value in pulled.items() if key not in links(self.target)})
+        have = links(self.target)
+        put_links(self.target, {key: value for key, value in pulled.items() if key not in have})
         while True:
             left = max(0.1, deadline - time.monotonic())
             self.wait_for(queues, left, consumers=False)
@@ -273,45 +293,40 @@ class Handover:
         """Put the old primary back; the target was not opened."""
         with self.phases("roll back"):
             try:
+                # Nobody else's primary: two would take writes.
+                self.source.unchanged()
+                self.target.unchanged()
                 put_links(self.target, pulled)
-                back = "" if not source.moving_to else " (it was closed by an earlier run)"
                 bring(self.source, self.declared, "primary")
                 self.source.set_role(Role("primary", source.epoch))
+            except Overtaken as second:
+                raise Overtaken(f"{error}; nothing was put back: {second}") from error
             except MusterError as second:
                 raise MusterError(
                     f"{error}; and region {self.source.name} could not be put back ({second}): "
                     "no region takes writes until the same command has run again"
                 ) from error
+        back = " (it was closed by an earlier run)" if source.moving_to else ""
         raise MusterError(f"{error}; region {self.source.name} is primary as before{back}") from error
 
     def finish(self, epoch: int) -> None:
         """What is left when the target is the primary; each part may be done again."""
-        self.open()
-        self.carry()
-        self.turn(epoch)
-
-    def open(self) -> None:
         with self.phases("open"):
             bring(self.target, self.declared, "primary")
-
-    def turn(self, epoch: int) -> None:
+        with self.phases("carry over"):
+            self.carry_over()
         with self.phases("turn the link"):
             bring(self.source, self.declared, "standby")
             self.source.set_role(Role("standby", epoch))
-            self.wait_for_links()
-
-    def carry(self) -> None:
-        with self.phases("carry over"):
-            self.carry_over()
+            wait_for_links(self.source, self.target, self.declared, self.limits.reprotect)
 
     def carry_over(self) -> None:
         """Move what the source's consumers had not handled: gone there only when it is safe here."""
-        queues = followed(self.declared)
-        keys = [(vhost, "shovel", CARRY + name) for vhost, name in queues]
+        queues = declared_.followed_queues(self.declared)
         depths = self.source.depths(queues)
         full = [key for key, (ready, _consumers) in depths.items() if ready]
         self.carried = sum(ready for ready, _consumers in depths.values())
-        present = [key for key in read(self.target)["parameters"] if key in keys]
+        present = carrying(self.target)
         if not full and not present:
             return
         deadline = time.monotonic() + self.limits.carry
@@ -332,24 +347,3 @@ class Handover:
                 return
             if time.monotonic() >= deadline:
                 raise MusterError(f"not all was carried over in {self.limits.carry:g} s: {rest(depths)}")
-
-    def wait_for_links(self) -> None:
-        """Until the source pulls from the target."""
-        if not links(self.source):
-            return
-
-        def pulls() -> bool:
-            depths = self.target.depths(backlogs(self.target, self.declared))
-            idle = [
-                f"{name} of {vhost}" for (vhost, name), (_ready, consumers) in depths.items() if not consumers
-            ]
-            if idle or not depths:
-                raise MusterError(f"nobody pulls from {', '.join(idle) or 'it'}")
-            return True
-
-        wait_until(
-            pulls, f"region {self.source.name} to pull from {self.target.name}", self.limits.reprotect, POLL
-        )
-
-
-__all__ = ["CARRY", "Handover", "Limits", "backlogs", "close", "followed", "links", "replace", "rest"]

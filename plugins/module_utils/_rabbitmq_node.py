@@ -7,8 +7,6 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import Any
 
 from ansible_collections.muster.platform.plugins.module_utils._etcd_cluster import restart_reasons
 from ansible_collections.muster.platform.plugins.module_utils._rabbitmq import Region
@@ -62,14 +60,3 @@ def read_file(path: str | None) -> str:
             return stream.read()
     except (OSError, ValueError):
         return ""
-
-
-def since(moment: str) -> float | None:
-    """Seconds since a moment of the form that Muster notes."""
-    try:
-        return (datetime.now(UTC) - datetime.fromisoformat(moment)).total_seconds()
-    except ValueError:
-        return None
-
-
-__all__ = ["UNIT", "Any", "Local", "local_state", "nodes", "read_file", "since"]

@@ -15,7 +15,7 @@ from typing import Any
 
 from ansible_collections.muster.platform.plugins.module_utils import _rabbitmq_declared as declared_
 from ansible_collections.muster.platform.plugins.module_utils._errors import MusterError
-from ansible_collections.muster.platform.plugins.module_utils._rabbitmq import PARAMETER, Region
+from ansible_collections.muster.platform.plugins.module_utils._rabbitmq import Region
 
 Objects = dict[str, dict[tuple[Any, ...], Any]]
 HASHING = "rabbit_password_hashing_sha256"
@@ -49,7 +49,7 @@ def has_password(user: Mapping[str, Any], password: str) -> bool:
 
 def read(region: Region) -> Objects:
     """What the cluster has, by kind and identity."""
-    document = region.get("definitions") or {}
+    document = region.request("GET", "/api/definitions")
     found: Objects = {kind: {} for kind in (*IDENTITY, "bindings")}
     for kind, identity in IDENTITY.items():
         for item in document.get(kind, []):
@@ -96,11 +96,9 @@ def refuse_redefinition(have: Objects, want: Objects, region: str) -> None:
             present = have[kind].get(key)
             for what, there, declared in _conflicts(present, body) if present is not None else ():
                 found.append(
-                    f"the {noun} {key[1]} of vhost {key[0]} runs in region {region} with {what} "
-                    f"{there!r} and is "
-                    f"declared with {declared!r}, which RabbitMQ cannot change: declare "
-                    f"{there!r}, or move its "
-                    f"messages to a {noun} of another name and delete it"
+                    f"the {noun} {key[1]} of vhost {key[0]} runs in region {region} with {what} {there!r} "
+                    f"and is declared with {declared!r}, which RabbitMQ cannot change: declare {there!r}, or "
+                    f"move its messages to a {noun} of another name and delete it"
                 )
     if found:
         raise MusterError("; ".join(found))
@@ -218,13 +216,6 @@ def delete_empty(region: Region, vhost: str, name: str) -> None:
     region.delete("queues", vhost, name)
 
 
-def strangers(have: Objects, declared: Mapping[str, Any]) -> list[str]:
-    """Users that are there and not declared."""
-    known = {declared["operator_user"], declared["upstream_user"], "guest"}
-    known |= {user["name"] for user in declared["users"]}
-    return sorted(name for (name,) in have["users"] if name not in known)
-
-
 def writers(region: Region, declared: Mapping[str, Any]) -> list[str]:
     """The permissions by which anybody but Muster could write or read in the region."""
     own = {declared["operator_user"], declared["upstream_user"]}
@@ -233,6 +224,3 @@ def writers(region: Region, declared: Mapping[str, Any]) -> list[str]:
         for item in region.get("permissions") or []
         if item["user"] not in own
     )
-
-
-__all__ = ["PARAMETER", "Change", "bring", "compare", "read", "refuse_redefinition", "strangers", "writers"]

@@ -16,6 +16,7 @@ from ansible_collections.muster.platform.plugins.module_utils import _rabbitmq_m
 from ansible_collections.muster.platform.plugins.module_utils._errors import MusterError
 from ansible_collections.muster.platform.plugins.module_utils._files import sync, write_file
 from ansible_collections.muster.platform.plugins.module_utils._rabbitmq import Region, Role, now
+from ansible_collections.muster.platform.plugins.module_utils._rabbitmq_declared import followed_queues
 from ansible_collections.muster.platform.plugins.module_utils._rabbitmq_objects import bring
 from ansible_collections.muster.platform.plugins.module_utils._wait import wait_until
 
@@ -35,18 +36,7 @@ def plain(value: Any) -> Any:
 
 def line(vhost: str, queue: str, method: Any, properties: Any, body: bytes) -> str:
     """One message, whole."""
-    known = (
-        "message_id",
-        "correlation_id",
-        "content_type",
-        "content_encoding",
-        "type",
-        "app_id",
-        "timestamp",
-    )
-    found = {
-        name: plain(getattr(properties, name)) for name in known if getattr(properties, name) is not None
-    }
+    found = {name: plain(value) for name, value in vars(properties).items() if value is not None}
     found |= {
         "vhost": vhost,
         "queue": queue,
@@ -57,6 +47,10 @@ def line(vhost: str, queue: str, method: Any, properties: Any, body: bytes) -> s
         "body": base64.b64encode(body).decode(),
     }
     return json.dumps(found, sort_keys=True) + "\n"
+
+
+def _done(own: Role, newest: Role) -> bool:
+    return (own.role, own.epoch, own.moving_to) == ("standby", newest.epoch, "")
 
 
 @dataclass
@@ -75,48 +69,52 @@ class Rejoin:
 
     def look(self) -> Region:
         """The region that is primary; refuses when none is, so that nothing is closed for nothing."""
-        found = [
-            region
-            for name, region in self.regions.items()
-            if name != self.name and (role := region.role()) is not None and role.role == "primary"
-        ]
-        if not found:
-            raise MusterError(
-                f"refused: no other region is primary, so {self.name} is not to be a standby; "
-                "dr_failover decides which region is to be primary"
-            )
-        return found[0]
+        return self._primary()[0]
 
-    def run(self, holder: str) -> dict[str, Any]:
-        primary = self.look()
-        newest, own = primary.role(), self.own.role()
-        if newest is None or own is None:
+    def _primary(self) -> tuple[Region, Role]:
+        for name, region in self.regions.items():
+            role = None if name == self.name else region.role()
+            if role is not None and role.role == "primary":
+                return region, role
+        raise MusterError(
+            f"refused: no other region is primary, so {self.name} is not to be a standby; "
+            "dr_failover decides which region is to be primary"
+        )
+
+    def assess(self) -> tuple[Region, Role, Role]:
+        """The primary region with its role, and what this one's record says."""
+        primary, newest = self._primary()
+        own = self.own.role()
+        if own is None:
             raise MusterError(f"region {self.name} has no role yet: run site.yml")
         if own.role == "primary" and own.epoch >= newest.epoch:
             raise MusterError(
                 f"refused: {self.name} is primary with epoch {own.epoch}, {primary.name} with {newest.epoch}"
             )
-        done = own.role == "standby" and own.epoch == newest.epoch
-        if not done:
-            # It keeps its old epoch until all is saved: a rerun begins here again.
-            bring(self.own, self.declared, "closed")
-            self.own.set_role(Role("standby", own.epoch, now()))
-            wait_until(self.closed, f"region {self.name} to let the operator in", self.timeout, 0.2)
-        with self.own.lock(holder, self.timeout):
-            saved = None if done else self.save()
-            change = bring(self.own, self.declared, "standby")
-            if not done:
-                self.own.set_role(Role("standby", newest.epoch))
-            handover = move.Handover(self.own, primary, self.declared, move.Limits(reprotect=self.timeout))
-            handover.wait_for_links()
-        return {"changed": bool(change) or not done, "saved": saved}
+        return primary, newest, own
 
-    def closed(self) -> bool:
-        """Whether no application is in, and the operator can be; the gate opens when it is no "
-        "primary any more."""
-        move.close(self.own, self.declared, self.timeout)
-        with self.own.amqp("muster.operations"):
-            return True
+    def run(self, holder: str) -> dict[str, Any]:
+        primary, newest, own = self.assess()
+        if not _done(own, newest):
+            # Before the gate opens, which it does when the region is no primary any more.
+            move.close(self.own, self.declared, self.timeout)
+            # A move that is under way, and with the old epoch until all is saved: a rerun begins here again.
+            self.own.set_role(Role("standby", own.epoch, now(), primary.name))
+        wait_until(self.own.lets_in, f"region {self.name} to let the operator in", self.timeout)
+        with self.own.lock(holder, self.timeout):
+            # The one that had the lock may have done it all, and what is in the queues is a standby's copy.
+            primary, newest, own = self.assess()
+            done = _done(own, newest)
+            saved = None
+            if not done:
+                # One that carried over when the region was lost would bring in more.
+                move.drop_links(self.own, move.carrying(self.own))
+                saved = self.save()
+                # Before it pulls: what it gets from then on is not to be saved but to be kept.
+                self.own.set_role(Role("standby", newest.epoch))
+            change = bring(self.own, self.declared, "standby")
+            move.wait_for_links(self.own, primary, self.declared, self.timeout)
+        return {"changed": bool(change) or not done, "saved": saved}
 
     # --- saving ---
 
@@ -124,14 +122,24 @@ class Rejoin:
         """Every message to a file before it leaves its queue."""
         kinds = {
             "only-here": move.backlogs(self.own, self.declared),
-            "copies": move.followed(self.declared),
+            "copies": followed_queues(self.declared),
         }
         depths = self.own.depths([key for keys in kinds.values() for key in keys])
         if not any(ready for ready, _consumers in depths.values()):
             return None
         stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
         directory = os.path.join(self.save_directory, f"rabbitmq-{self.name}-{stamp}")
+        try:
+            return self._save(directory, kinds)
+        except OSError as error:
+            raise MusterError(
+                f"cannot save to {directory}: {error.strerror}; what is not in it is still in its queue"
+            ) from error
+
+    def _save(self, directory: str, kinds: Mapping[str, list[tuple[str, str]]]) -> dict[str, Any]:
         os.makedirs(directory, mode=0o700)
+        sync(self.save_directory)
+        sync(os.path.dirname(os.path.abspath(self.save_directory)))
         queues: dict[str, int] = {}
         totals = dict.fromkeys(kinds, 0)
         for kind, keys in kinds.items():

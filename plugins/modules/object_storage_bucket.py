@@ -204,7 +204,7 @@ class Plan:
 
 
 def can_be_asked(params: dict[str, Any]) -> bool:
-    """Whether there is something to ask before the role has provisioned this host, and made its region primary."""
+    """Whether there is something to ask before the role has provisioned this host and its region's role."""
     if find_spec("boto3") is None:
         return False
     if not params["configuration"]:

@@ -78,7 +78,7 @@ from ansible_collections.muster.platform.plugins.module_utils._object_storage im
 from ansible_collections.muster.platform.plugins.module_utils._phases import Phases
 from ansible_collections.muster.platform.plugins.module_utils._wait import wait_until
 
-# The other side cannot be asked how far it got in a move that was interrupted: a few more than this one knows of.
+# The other side cannot be asked how far it got in a move that was interrupted: a few more than known here.
 # What is promoted must be higher, or the other side would not give way when it returns.
 AHEAD = 10
 

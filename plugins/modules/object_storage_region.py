@@ -75,8 +75,8 @@ def first_role(stores: Stores, others: list[Region], initial: str) -> dict[str, 
     copies = [region.name for region in others if region.epoch > 1 or region.told.get("heartbeat")]
     if copies and not primaries:
         raise MusterError(
-            f"region {stores.region} has no role and no data, and {', '.join(copies)} holds a copy: opened, it "
-            f"would be empty; dr_failover to {copies[0]} comes first"
+            f"region {stores.region} has no role and no data, and {', '.join(copies)} holds a copy: opened, "
+            f"it would be empty; dr_failover to {copies[0]} comes first"
         )
     role = "primary" if stores.region == initial and not primaries else "standby"
     return {"role": role, "primary": primaries[0] if primaries else initial}

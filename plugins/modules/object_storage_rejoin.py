@@ -122,8 +122,8 @@ class Rejoin:
         found = self.stores.compare(self.stores.host, self.primary.host, timeout=self.params["timeout"])
         folders = set(found["directories"])
         paths = set(found["missing"] + found["different"]) - folders
-        # A directory is removed with all that is in it. So all of it is looked for here: the comparison does not
-        # go into one that is a file on the other side, and goes on when it cannot list one.
+        # A directory is removed with all that is in it. So all of it is looked for here: the comparison does
+        # not go into one that is a file on the other side, and goes on when it cannot list one.
         self.folders = [path for path in folders if path.rpartition("/")[0] not in folders]
         for folder in self.folders:
             paths |= set(self.stores.files(self.stores.host, folder, most=EVERYTHING))

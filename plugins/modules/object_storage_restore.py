@@ -120,8 +120,8 @@ def history(client: Any, params: dict[str, Any]) -> dict[str, list[dict[str, Any
             break
         more = {"KeyMarker": page["NextKeyMarker"], "VersionIdMarker": page["NextVersionIdMarker"]}
     for entries in found.values():
-        # Of two versions in one second the listing has the newer one first, and sorting leaves that as it is; it
-        # has delete markers apart, but tells which entry is the newest.
+        # Of two versions in one second the listing has the newer one first, and sorting leaves that as it is;
+        # it has delete markers apart, but tells which entry is the newest.
         entries.sort(key=lambda entry: (entry["LastModified"], entry["IsLatest"]), reverse=True)
     return found
 

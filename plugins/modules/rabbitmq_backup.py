@@ -12,12 +12,11 @@ description:
   - "V(taken) writes the region's definitions (virtual hosts, users with their passwords' hashes, permissions,
     policies, exchanges, queues, bindings, parameters) into an encrypted file of mode 0600, reads it back and
     compares it with what the cluster has. It holds no messages."
-  - "V(read) decrypts one and compares it with what the cluster has now, and changes nothing. It notes
-    the proof."
-  - "V(restored) brings back what is missing or differs, and compares. Permissions of applications,
-    policies and
-    links follow the region's role and are not taken from the file but from what is declared: run the role
-    afterwards."
+  - "V(read) decrypts one and compares it with what the cluster has now, and changes nothing. It notes the
+    proof."
+  - "V(restored) brings back what is missing or differs, and compares. Permissions of applications, policies
+    and links follow the region's role and are not taken from the file but from what is declared: run the role
+    afterwards. The operator's own password stays as it is."
 options:
   state:
     description: What to do.
@@ -88,19 +87,17 @@ from ansible_collections.muster.platform.plugins.module_utils._rabbitmq import (
     OPTIONS,
     Region,
     now,
-    regions_from,
+    own_region,
 )
 from ansible_collections.muster.platform.plugins.module_utils._rabbitmq_backup import (
     KINDS,
+    RESTORED,
     missing,
     seal,
     unseal,
-    write_secret,
 )
 
 SUFFIX = ".backup"
-# What the region's role decides, so that a file of another day has no say in it.
-BY_ROLE = ("permissions", "topic_permissions", "policies", "parameters", "global_parameters")
 
 
 def take(params: dict[str, Any], region: Region) -> dict[str, Any]:
@@ -108,9 +105,8 @@ def take(params: dict[str, Any], region: Region) -> dict[str, Any]:
     taken_at = now()
     definitions = region.request("GET", "/api/definitions")
     path = directory / (datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ") + SUFFIX)
-    write_secret(
-        path, seal(json.dumps({"taken_at": taken_at, "definitions": definitions}), params["passphrase"])
-    )
+    document = json.dumps({"taken_at": taken_at, "definitions": definitions})
+    write_file(path, seal(document, params["passphrase"]), 0o600)
     found, proof = read(params, region, path)
     if missing(definitions, found):
         raise MusterError(f"{path} does not hold what was read: {', '.join(missing(definitions, found))}")
@@ -133,7 +129,7 @@ def find(params: dict[str, Any]) -> Path:
 
 def read(params: dict[str, Any], region: Region, path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """What a file holds, and what is to be said of it."""
-    document = json.loads(unseal(path.read_bytes(), params["passphrase"], str(path)))
+    document = json.loads(unseal(path.read_text(errors="replace"), params["passphrase"], str(path)))
     definitions = document["definitions"]
     have = region.request("GET", "/api/definitions")
     return definitions, {
@@ -146,7 +142,9 @@ def read(params: dict[str, Any], region: Region, path: Path) -> tuple[dict[str, 
 
 def restore(params: dict[str, Any], region: Region) -> dict[str, Any]:
     definitions, proof = read(params, region, find(params))
-    wanted = {kind: items for kind, items in definitions.items() if kind in KINDS and kind not in BY_ROLE}
+    wanted = {kind: definitions.get(kind, []) for kind in RESTORED}
+    # An earlier password of its own would lock this out before it has looked.
+    wanted["users"] = [user for user in wanted["users"] if user["name"] != params["operator_user"]]
     region.request("POST", "/api/definitions", wanted)
     left = missing(wanted, region.request("GET", "/api/definitions"))
     if left:
@@ -157,7 +155,7 @@ def restore(params: dict[str, Any], region: Region) -> dict[str, Any]:
 
 
 def run(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
-    region = regions_from(params)[params["region"]]
+    region = own_region(params)
     if params["state"] == "taken":
         return {"changed": True} if check_mode else {"changed": True, "proof": take(params, region)}
     if params["state"] == "read" or check_mode:

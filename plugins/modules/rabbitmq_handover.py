@@ -9,14 +9,11 @@ module: rabbitmq_handover
 short_description: Move RabbitMQ's primary role to another region, losing nothing
 version_added: 0.1.0
 description:
-  - "The planned move in one call: the source is closed for applications; when the target is proven to
-    have pulled
-    all that was confirmed there, it opens; then what the source's consumers had not handled is carried
-    over, and
-    the link is turned around."
-  - When a step before the opening fails, the old primary is put back. When it is interrupted, run it
-    again; it
-    finishes, or rolls back. At no point may applications write in both regions.
+  - "The planned move in one call: the source is closed for applications; when the target is proven to have
+    pulled all that was confirmed there, it opens; then what the source's consumers had not handled is
+    carried over, and the link is turned around."
+  - When a step before the opening fails, the old primary is put back. When it is interrupted, run it again;
+    it finishes, or rolls back. At no point may applications write in both regions.
   - Holds a lock in both regions while it works, so that a second one is refused.
   - Run it on a RabbitMQ host of the target region.
 options:
@@ -54,9 +51,8 @@ EXAMPLES = r"""
 RETURN = r"""
 situation:
   description:
-    - V(start) for a whole move, V(resume) for one that an earlier run began, V(finish) when only what
-      follows the
-      opening was left, V(done) when there was nothing to do.
+    - V(start) for a whole move, V(resume) for one that an earlier run began, V(finish) when only what follows
+      the opening was left, V(done) when there was nothing to do.
   returned: always
   type: str
 epoch:
@@ -96,7 +92,10 @@ def limits_from(timeouts: dict[str, Any]) -> tuple[Limits, float]:
     unknown = sorted(set(timeouts) - known)
     if unknown:
         raise MusterError(f"timeouts: unknown {', '.join(unknown)}; known are {', '.join(sorted(known))}")
-    values = {name: float(value) for name, value in timeouts.items()}
+    try:
+        values = {name: float(value) for name, value in timeouts.items()}
+    except (TypeError, ValueError) as error:
+        raise MusterError(f"timeouts: each is a number of seconds: {error}") from error
     wait = values.pop("lock", 20.0)
     return Limits(**values), wait
 

@@ -9,7 +9,7 @@ module: rabbitmq_info
 short_description: Tell a RabbitMQ host's recovery status, and which region is primary
 version_added: 0.1.0
 description:
-  - Asks the cluster of every region for the role that it holds of itself, in parallel, and looks at this
+  - Asks the cluster of every region, in parallel, for the role that it holds of itself, and looks at this
     host.
   - A figure that cannot be known is null.
 options:
@@ -76,9 +76,8 @@ primary_region:
   type: str
 backlog:
   description:
-    - Messages that wait in the primary region to be pulled by the other, as the queues count them now.
-      Up to the
-      link's prefetch more are on their way. Null when it could not be read.
+    - Messages that wait in the primary region to be pulled by the other, as the queues count them now. Up to
+      the link's prefetch more are on their way. Null when it could not be read.
   returned: always
   type: int
 regions:
@@ -240,7 +239,7 @@ def own_role(home: str, local: Local, regions: dict[str, dict[str, Any]]) -> tup
     if own["role"] is None:
         return "unknown", [] if own["error"] else [f"region {home} has no role yet"]
     if own["moving_to"]:
-        return own["role"], [f"a handover to region {own['moving_to']} is not finished: run it again"]
+        return own["role"], [f"its move to region {own['moving_to']} is not finished: run it again"]
     newer = [name for name, other in regions.items() if (other["epoch"] or 0) > own["epoch"]]
     if own["role"] == "primary" and newer:
         return "fenced", [

@@ -10,9 +10,8 @@ short_description: Start or restart a RabbitMQ node when its cluster can do with
 version_added: 0.1.0
 description:
   - Starts a node that does not run and waits until it is a member of its region's cluster.
-  - Restarts one that runs with other settings than its files hold, behind a gate; every other node of
-    the region
-    runs, and no quorum queue would lose its majority. Call it for one host at a time (C(throttle)).
+  - Restarts one that runs with other settings than its files hold, when every other node of the region
+    runs and no quorum queue would lose its majority. Call it for one host at a time (C(throttle)).
 options:
   host:
     description: This host, as it is named in O(regions).
@@ -64,8 +63,6 @@ steps:
   elements: str
 """
 
-import contextlib
-import socket
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
@@ -74,8 +71,8 @@ from ansible_collections.muster.platform.plugins.module_utils._rabbitmq import (
     OPTIONS,
     Refusal,
     Region,
-    Silent,
-    regions_from,
+    listens,
+    own_region,
 )
 from ansible_collections.muster.platform.plugins.module_utils._rabbitmq_node import UNIT, local_state, nodes
 from ansible_collections.muster.platform.plugins.module_utils._systemd import systemctl
@@ -93,8 +90,8 @@ class Worker:
         self.params = params
         self.check = check_mode
         self.host: str = params["host"]
-        region = regions_from(params).get(params["region"])
-        if region is None or self.host not in region.hosts:
+        region = own_region(params)
+        if self.host not in region.hosts:
             raise MusterError(f"{self.host} is not among the RabbitMQ hosts of region {params['region']}")
         self.hosts = region.hosts
         self.own = Region(region.name, [self.host], region.login)
@@ -109,8 +106,7 @@ class Worker:
             self.do("start", "start RabbitMQ")
         elif self.params["restart"] or local.restart_reasons:
             if not self.check:
-                with contextlib.suppress(MusterError):
-                    self.was_open = self.listens()
+                self.was_open = listens(self.host, self.params["port"])
                 wait_until(
                     self.dispensable,
                     f"region {self.own.name} to do without {self.host}",
@@ -134,17 +130,16 @@ class Worker:
 
     def dispensable(self) -> bool:
         """Whether the cluster keeps its majority, and each quorum queue its own, without this node."""
-        down = [host for host, runs in nodes(self.own).items() if not runs and host != self.host]
+        # One that has not joined yet does not run either.
+        known = {**dict.fromkeys(self.hosts, False), **nodes(self.own)}
+        down = [host for host, runs in known.items() if not runs and host != self.host]
         if down:
             raise MusterError(f"{', '.join(down)} does not run")
         try:
             self.own.request("GET", "/api/health/checks/node-is-quorum-critical")
-        except Silent as error:
-            raise MusterError(f"some quorum queue would lose its majority: {error}") from error
         except Refusal as error:
-            if len(self.hosts) == 1:
-                return True
-            raise MusterError(f"some quorum queue would lose its majority: {error}") from error
+            if len(self.hosts) > 1:
+                raise MusterError(f"some quorum queue would lose its majority: {error}") from error
         return True
 
     def serves(self) -> bool:
@@ -158,19 +153,13 @@ class Worker:
         missing = [host for host in self.hosts if host not in known]
         if missing:
             raise MusterError(
-                f"{', '.join(missing)} is not in the cluster of {self.host}: where a node was "
-                "once started alone, "
-                "empty its /var/lib/rabbitmq/mnesia first"
+                f"{', '.join(missing)} is not in the cluster of {self.host}: where a node was once started "
+                "alone, empty its /var/lib/rabbitmq/mnesia first"
             )
         # One that was open for clients opens again; whether another may is its gate's to say.
-        return bool(known.get(self.host)) and (not self.was_open or self.listens())
-
-    def listens(self) -> bool:
-        try:
-            socket.create_connection((self.host, self.params["port"]), 1.0).close()
-        except OSError as error:
-            raise MusterError(f"port {self.params['port']} of {self.host} is closed: {error}") from error
-        return True
+        if self.was_open and not listens(self.host, self.params["port"]):
+            raise MusterError(f"port {self.params['port']} of {self.host} is closed")
+        return bool(known.get(self.host))
 
 
 def main() -> None:

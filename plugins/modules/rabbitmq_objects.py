@@ -13,11 +13,9 @@ description:
     standby. The cluster's definitions are read once, and what differs is written once: with
     C(community.rabbitmq) each object is a task of its own, and a password is set anew by each run."
   - What applications may, and the policies, follow the region's role, which the cluster itself holds. A
-    region
-    that has no role yet gets O(initial_role).
+    region that has no role yet gets O(initial_role). While it is moved, a change waits for the move's lock.
   - What nobody declared is left alone, but for permissions in a region that is not primary, the user
-    C(guest),
-    and what Muster made earlier and needs no more.
+    C(guest), and what Muster made earlier and needs no more.
   - A queue or an exchange that runs with other arguments than declared is refused before anything is changed.
 options:
   region:
@@ -28,6 +26,12 @@ options:
     description: The role of a region that has none yet. Without it, one is refused.
     type: str
     choices: [primary, standby]
+  refuse_only:
+    description:
+      - Change nothing, and only refuse what a cluster that runs could not become. Where none answers yet, or
+        this host has no O(ca_certificate), there is nothing to refuse.
+    type: bool
+    default: false
 extends_documentation_fragment:
   - muster.platform.rabbitmq
   - muster.platform.rabbitmq.declared
@@ -56,21 +60,17 @@ EXAMPLES = r"""
 RETURN = r"""
 role:
   description: The region's role.
-  returned: always
+  returned: when not O(refuse_only=true)
   type: str
 objects:
   description: The objects that were written or removed.
-  returned: always
-  type: list
-  elements: str
-undeclared_users:
-  description: Users that the cluster has and nobody declared.
-  returned: outside check mode
+  returned: when not O(refuse_only=true)
   type: list
   elements: str
 """
 
 import json
+import os
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
@@ -78,31 +78,68 @@ from ansible_collections.muster.platform.plugins.module_utils._errors import Mus
 from ansible_collections.muster.platform.plugins.module_utils._rabbitmq import (
     DECLARED,
     OPTIONS,
+    Region,
     Role,
-    regions_from,
+    Silent,
+    own_region,
     with_passwords,
 )
-from ansible_collections.muster.platform.plugins.module_utils._rabbitmq_objects import bring, read, strangers
+from ansible_collections.muster.platform.plugins.module_utils._rabbitmq_declared import wanted
+from ansible_collections.muster.platform.plugins.module_utils._rabbitmq_objects import (
+    Change,
+    bring,
+    read,
+    refuse_redefinition,
+)
+from ansible_collections.muster.platform.plugins.module_utils._wait import wait_until
+
+PATIENCE = 30.0  # seconds for a move that is under way, and for a gate that is about to open
+
+
+def refuse(params: dict[str, Any]) -> dict[str, Any]:
+    """Whatever a cluster that runs could not become; a new host, or one that is all down, has none to ask."""
+    if os.path.exists(params["ca_certificate"]):
+        region = own_region(params)
+        try:
+            have = read(region)
+        except Silent:
+            return {"changed": False}
+        refuse_redefinition(have, wanted(with_passwords(params), region.name, "primary"), region.name)
+    return {"changed": False}
+
+
+def declare(region: Region, declared: dict[str, Any], check_mode: bool) -> tuple[Role, Change]:
+    """Bring a region that has a role to what is declared; a move of it is not met half-way."""
+    role = region.role()
+    if role is None:
+        raise MusterError(f"region {region.name} has no role yet, and none was given to it")
+    change = bring(region, declared, role.meaning, check=True)
+    if not change or check_mode:
+        return role, change
+    wait_until(region.lets_in, f"region {region.name} to let the operator in", PATIENCE)
+    with region.lock("site.yml", PATIENCE):
+        role = region.role() or role
+        return role, bring(region, declared, role.meaning)
 
 
 def run(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
-    region = regions_from(params)[params["region"]]
-    role = region.role()
-    first = role is None
-    if role is None:
-        if not params["initial_role"]:
-            raise MusterError(f"region {region.name} has no role yet, and none was given to it")
-        role = Role(params["initial_role"], 1)
+    if params["refuse_only"]:
+        return refuse(params)
+    region = own_region(params)
     declared = with_passwords(params)
-    change = bring(region, declared, role.role, check_mode)
-    if first and not check_mode:
-        # Last: the gate opens for clients when there is a role.
-        region.set_role(role)
+    first = params["initial_role"] and region.role() is None
+    if first:
+        role = Role(params["initial_role"], 1)
+        change = bring(region, declared, role.role, check_mode)
+        if not check_mode:
+            # Last: the gate opens for clients when there is a role.
+            region.set_role(role)
+    else:
+        role, change = declare(region, declared, check_mode)
     return {
-        "changed": bool(change) or first,
+        "changed": bool(change) or bool(first),
         "role": role.role,
         "objects": sorted({*change.before, *change.after}),
-        "undeclared_users": [] if check_mode else strangers(read(region), declared),
         "diff": {"before": _lines(change.before), "after": _lines(change.after)},
     }
 
@@ -118,6 +155,7 @@ def main() -> None:
             **OPTIONS,
             "region": {"type": "str", "required": True},
             "initial_role": {"type": "str", "choices": ["primary", "standby"]},
+            "refuse_only": {"type": "bool", "default": False},
             **DECLARED,
         },
         supports_check_mode=True,

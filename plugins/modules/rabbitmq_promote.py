@@ -10,8 +10,8 @@ short_description: Make a region's copy of RabbitMQ primary when the other regio
 version_added: 0.1.0
 description:
   - "The unplanned move. It loses what had not been pulled: gates that weigh that come before it (see
-    M(muster.platform.dr_gates)). This module itself refuses without a fresh proof of the fence, and while the
-    other region answers at all."
+    M(muster.platform.dr_gates)). This module itself refuses without a fresh proof of the fence, and while
+    anything listens in the other region."
   - When it was interrupted, run it again, and it finishes.
   - Run it on a RabbitMQ host of the target region.
 options:
@@ -65,6 +65,8 @@ muster_phases:
   elements: dict
 """
 
+import contextlib
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import Any
 
@@ -78,8 +80,8 @@ from ansible_collections.muster.platform.plugins.module_utils._rabbitmq import (
     OPTIONS,
     Region,
     Role,
+    listens,
     other_region,
-    read_roles,
     regions_from,
     with_passwords,
 )
@@ -87,18 +89,19 @@ from ansible_collections.muster.platform.plugins.module_utils._rabbitmq_objects 
 
 
 def refuse_the_living(source: Region) -> None:
-    """Whoever answers could take writes, whatever the fence says."""
-    for host in source.hosts:
-        # The fenced region's hosts are most likely dead: they get little time.
-        single = Region(source.name, [host], source.login, timeout=1.0)
-        found = read_roles({source.name: single})[source.name]
-        if not isinstance(found, MusterError):
-            raise MusterError(f"refused: RabbitMQ on {host} runs, whatever the fence says")
+    """Whoever listens could take writes, whatever the fence says, and whatever it would answer."""
+
+    def lives(host: str) -> bool:
+        return any(listens(host, port) for port in (source.login.port, source.login.api_port))
+
+    with ThreadPoolExecutor(max_workers=max(1, len(source.hosts))) as pool:
+        alive = dict(zip(source.hosts, pool.map(lives, source.hosts), strict=True))
+    if found := [host for host in source.hosts if alive[host]]:
+        raise MusterError(f"refused: RabbitMQ on {', '.join(found)} runs, whatever the fence says")
 
 
 def next_epoch(role: Role) -> int:
-    """Above any that the other region may have: where a handover was under way, it may have "
-    "taken the next."""
+    """Above any that the other region may have: one that a handover was moving to may have taken the next."""
     return role.epoch + (2 if role.moving_to else 1)
 
 
@@ -107,23 +110,30 @@ def run(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
     phases = Phases()
     regions = regions_from(params)
     target = regions[params["target"]]
-    with phases("assess"):
-        check_fence(params["fence"], source, datetime.now(UTC))
-        role = target.role()
-        if role is None:
-            raise MusterError(f"refused: region {target.name} has no role yet, so it was no standby")
-        refuse_the_living(regions[source])
-    resumed = role.role == "primary"
-    result = {"situation": "resume" if resumed else "start", "changed": not resumed, "epoch": role.epoch}
-    if not check_mode:
-        with target.lock(params["holder"], params["lock_timeout"]), phases("open"):
-            if not resumed:
-                role = Role("primary", next_epoch(role))
-                # Its record first: from then on a rerun only goes on from here.
-                target.set_role(role)
-            change = bring(target, with_passwords(params), "primary")
-        result |= {"epoch": role.epoch, "changed": not resumed or bool(change)}
-    return {**result, "muster_phases": phases.done}
+    check_fence(params["fence"], source, datetime.now(UTC))
+    lock = contextlib.nullcontext() if check_mode else target.lock(params["holder"], params["lock_timeout"])
+    # What is looked at is what is changed: an operation that was waited for may have ended otherwise.
+    with lock:
+        with phases("assess"):
+            role = target.role()
+            if role is None:
+                raise MusterError(f"refused: region {target.name} has no role yet, so it was no standby")
+            refuse_the_living(regions[source])
+        resumed = role.role == "primary"
+        changed = not resumed
+        if not check_mode:
+            with phases("open"):
+                if not resumed:
+                    role = Role("primary", next_epoch(role))
+                    # Its record first: from then on a rerun only goes on from here.
+                    target.set_role(role)
+                changed |= bool(bring(target, with_passwords(params), "primary"))
+    return {
+        "situation": "resume" if resumed else "start",
+        "changed": changed,
+        "epoch": role.epoch,
+        "muster_phases": phases.done,
+    }
 
 
 def main() -> None:

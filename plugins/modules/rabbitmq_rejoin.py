@@ -10,11 +10,9 @@ short_description: Bring a region that was failed over from back as a standby of
 version_added: 0.1.0
 description:
   - "V(look) refuses unless another region is primary with a newer epoch. It changes nothing."
-  - "V(rejoin) is for one host of the region when its nodes run again. The region is closed for good,
-    then what
-    only it has is written to files, message by message, and taken from the queues only when it is on the
-    disk.
-    Then the region pulls from the primary."
+  - "V(rejoin) is for one host of the region when its nodes run again. The region is closed for good, then
+    what only it has is written to files, message by message, and taken from the queues only when it is on
+    the disk. Then the region pulls from the primary."
 options:
   step:
     description: What to do.
@@ -31,10 +29,9 @@ options:
     default: dr_reprotect
   save_directory:
     description:
-      - Directory in which a new one is made for what is saved. Each line of C(only-here.jsonl) is a
-        message that
-        is not known to have reached the other region; each of C(copies.jsonl) one that its consumers had not
-        handled, and that the other region has had a copy of.
+      - Directory in which a new one is made for what is saved. Each line of C(only-here.jsonl) is a message
+        that is not known to have reached the other region; each of C(copies.jsonl) one that its consumers had
+        not handled, and that the other region has had a copy of.
     type: path
     default: /var/lib/muster/diverged
   timeout:
@@ -86,6 +83,7 @@ from ansible_collections.muster.platform.plugins.module_utils._errors import Mus
 from ansible_collections.muster.platform.plugins.module_utils._rabbitmq import (
     DECLARED,
     OPTIONS,
+    own_region,
     regions_from,
     with_passwords,
 )
@@ -93,11 +91,9 @@ from ansible_collections.muster.platform.plugins.module_utils._rabbitmq_rejoin i
 
 
 def run(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
-    regions = regions_from(params)
-    if params["region"] not in regions:
-        raise MusterError(f"{params['region']} is no region with RabbitMQ hosts")
+    region = own_region(params).name
     rejoin = Rejoin(
-        regions, params["region"], with_passwords(params), params["save_directory"], params["timeout"]
+        regions_from(params), region, with_passwords(params), params["save_directory"], params["timeout"]
     )
     primary = rejoin.look()
     if params["step"] == "look" or check_mode:

@@ -90,36 +90,28 @@ endpoints:
     seconds: {description: From the connection to the consumed message., type: float}
 """
 
-import ssl
 import time
 import uuid
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.muster.platform.plugins.module_utils._errors import MusterError
-from ansible_collections.muster.platform.plugins.module_utils._rabbitmq import describe
+from ansible_collections.muster.platform.plugins.module_utils._rabbitmq import (
+    Login,
+    describe,
+    dial,
+    hang_up,
+    pika_errors,
+)
 from ansible_collections.muster.platform.plugins.module_utils._wait import wait_until
 
 ATTEMPT = 5.0  # seconds that one attempt may take at each step
 
 
 def connect(params: dict[str, Any], endpoint: dict[str, Any]) -> Any:
-    import pika  # pylint: disable=import-error
-
-    context = ssl.create_default_context(cafile=params["ca_certificate"])
-    return pika.BlockingConnection(
-        pika.ConnectionParameters(
-            endpoint["host"],
-            int(endpoint["port"]),
-            params["vhost"],
-            pika.PlainCredentials(params["user"], params["password"]),
-            ssl_options=pika.SSLOptions(context, endpoint["host"]),
-            heartbeat=5,
-            socket_timeout=ATTEMPT,
-            stack_timeout=ATTEMPT,
-            blocked_connection_timeout=ATTEMPT,
-        )
-    )
+    as_user = {"operator_user": params["user"], "operator_password": params["password"]}
+    login = Login.from_params({**params, **as_user, "port": endpoint["port"], "api_port": 0})
+    return dial(endpoint["host"], params["vhost"], login, ATTEMPT)
 
 
 def cluster_name(connection: Any) -> str:
@@ -151,22 +143,18 @@ def round_trip(connection: Any, params: dict[str, Any]) -> None:
 
 
 def attempt(params: dict[str, Any], endpoint: dict[str, Any]) -> dict[str, Any]:
-    import pika  # pylint: disable=import-error
-
     name = f"{endpoint['host']}:{endpoint['port']}"
     started = time.monotonic()
+    connection = connect(params, endpoint)
     try:
-        connection = connect(params, endpoint)
-        try:
-            cluster = cluster_name(connection)
-            if params["cluster"] and cluster != params["cluster"]:
-                raise MusterError(f"{name} leads to {cluster}, not to {params['cluster']}")
-            round_trip(connection, params)
-        finally:
-            if connection.is_open:
-                connection.close()
-    except (pika.exceptions.AMQPError, OSError) as error:
+        cluster = cluster_name(connection)
+        if params["cluster"] and cluster != params["cluster"]:
+            raise MusterError(f"{name} leads to {cluster}, not to {params['cluster']}")
+        round_trip(connection, params)
+    except pika_errors() as error:
         raise MusterError(f"{name}: {describe(error)}") from error
+    finally:
+        hang_up(connection)
     return {"endpoint": name, "cluster": cluster, "seconds": round(time.monotonic() - started, 3)}
 
 

@@ -13,6 +13,7 @@ from urllib.parse import unquote
 import pytest
 from ansible_collections.muster.platform.plugins.module_utils import _rabbitmq
 from ansible_collections.muster.platform.plugins.module_utils._rabbitmq import MusterError, Region, Silent
+from ansible_collections.muster.platform.plugins.modules import rabbitmq_member, rabbitmq_promote
 
 PASSWORDS = {"muster_operator": "0p3r4t0r", "muster_upstream": "up//:", "ingest": "secret"}
 REGIONS = {"north": ["north-1", "north-2", "north-3"], "south": ["south-1"]}
@@ -49,6 +50,8 @@ class World:
         self.clusters = {name: Cluster(name, hosts, self) for name, hosts in REGIONS.items()}
         self.log: list[str] = []
         self.link_works = True
+        self.listening: set[tuple[str, int]] = set()  # of hosts that are not up
+        self.locked: Callable[[str], None] = lambda _region: None  # called when a lock is taken
         self.watch: Callable[[], None] = lambda: None
 
     def other(self, name: str) -> Cluster:
@@ -216,11 +219,19 @@ def patch(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
                 f"another operation on RabbitMQ holds the lock of region {region.name}; {holder} waited"
             )
         cluster.locked = True
+        world.locked(region.name)
         try:
             yield
         finally:
             cluster.locked = False
 
+    def listens(host: str, port: int) -> bool:
+        up = next(c.up and c.running[host] for c in world.clusters.values() if host in c.running)
+        return up or (host, port) in world.listening
+
+    for module in (rabbitmq_member, rabbitmq_promote):
+        monkeypatch.setattr(module, "listens", listens)
+    monkeypatch.setattr(Region, "lets_in", lambda region: world.clusters[region.name].up)
     monkeypatch.setattr(Region, "_send", send)
     monkeypatch.setattr(Region, "depths", depths)
     monkeypatch.setattr(Region, "lock", lock)

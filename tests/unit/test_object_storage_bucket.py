@@ -277,9 +277,22 @@ def test_verify_tells_what_is_wrong(s3: S3, run_module: Run) -> None:
 def embedded(s3: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """A store whose filer tells of quotas, and whether its gateway serves."""
     path = tmp_path / "muster.json"
-    given = {"region": "north", "host": "north-1", "regions": {}, "filer_port": 1, "master_port": 2, "weed": "w"}
+    given = {
+        "region": "north",
+        "host": "north-1",
+        "regions": {},
+        "filer_port": 1,
+        "master_port": 2,
+        "weed": "w",
+    }
     path.write_text(json.dumps(given))
-    found: dict[str, Any] = {"configuration": str(path), "quotas": {}, "status": 200, "serves": True, "said": []}
+    found: dict[str, Any] = {
+        "configuration": str(path),
+        "quotas": {},
+        "status": 200,
+        "serves": True,
+        "said": [],
+    }
 
     def request(_stores: Any, method: str, *_words: Any, **_more: Any) -> tuple[int, bytes]:
         entries = [{"FullPath": f"/buckets/{name}", "Quota": size} for name, size in found["quotas"].items()]
@@ -317,9 +330,7 @@ def test_a_quota_that_is_not_there_afterwards_was_not_set(embedded: dict[str, An
     assert answer["msg"] == "bucket logs: the quota was not set: E1126 no"
 
 
-def test_quotas_that_are_not_known_are_not_none(
-    s3: S3, embedded: dict[str, Any], declare: Run
-) -> None:
+def test_quotas_that_are_not_known_are_not_none(s3: S3, embedded: dict[str, Any], declare: Run) -> None:
     embedded["status"] = 500
     answer = declare({"name": "logs"}, configuration=embedded["configuration"])
     assert "the store of north-1 answers 500 for /buckets/" in answer["msg"]

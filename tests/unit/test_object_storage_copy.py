@@ -50,7 +50,9 @@ def test_who_comes_second_changes_nothing(
     instance = regions.keepers["north-1"].gateway.instance
     before_closing(monkeypatch, lambda: change(regions, first, 5, role="standby"))
     answer = handover(run_module, regions, "south")
-    assert answer["msg"].startswith(f"refused: region {first[:5]} did not change: the epoch of {first[:5]} is 5")
+    assert answer["msg"].startswith(
+        f"refused: region {first[:5]} did not change: the epoch of {first[:5]} is 5"
+    )
     assert regions.open() == (["north"] if first == "south-1" else [])
     assert regions.keepers["north-1"].gateway.instance == instance
 

@@ -10,6 +10,7 @@ import json
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -142,6 +143,11 @@ def test_a_standby_keeps_a_window_and_no_dead_letters() -> None:
     }  # fmt: skip
     assert ("docs", "ingest") in primary["permissions"]
     assert ("docs", "ingest") not in standby["permissions"]
+    # A link that carried over and comes back must not take what a primary's consumers are to get.
+    assert primary["permissions"]["docs", "muster_upstream"]["read"] == r"\.dr$"
+    for role in ("closed", "standby"):
+        found = _rabbitmq_declared.wanted(full, "north", role)
+        assert found["permissions"]["docs", "muster_upstream"]["read"] == ".*"
     assert primary["parameters"] == {}
     link = standby["parameters"]["docs", "shovel", "muster.q"]
     assert link["src-uri"][0].startswith(
@@ -190,7 +196,6 @@ def test_a_changed_password_is_written_and_a_stranger_left_alone(pair: World, ru
     north.permissions["docs", "ann"] = {"configure": "", "write": "", "read": ""}
     answer = run_module(rabbitmq_objects, options(region="north", passwords={**PASSWORDS, "ingest": "new"}))
     assert answer["objects"] == ["users ingest"]
-    assert answer["undeclared_users"] == ["ann"]
     assert ("docs", "ann") in north.permissions
 
 
@@ -208,6 +213,63 @@ def test_a_queue_that_runs_otherwise_is_refused_before_any_change(pair: World, r
         "which RabbitMQ cannot change: declare None, or move its messages to a queue of another name and delete it"
     )
     assert pair.log == []
+
+
+OTHER_QUEUE = {**DECLARED, "queues": [{"vhost": "docs", "name": "q", "arguments": {"x-max-length": 7}}]}
+
+
+def test_what_a_cluster_could_not_become_is_refused_before_anything_is_there_to_change(
+    pair: World, run_module: Run, tmp_path: Path
+) -> None:
+    ca = tmp_path / "ca.crt"
+    given = options(region="north", declared=OTHER_QUEUE, refuse_only=True, ca_certificate=str(ca))
+    assert run_module(rabbitmq_objects, given)["changed"] is False, "a new host has nothing to ask with"
+    ca.touch()
+    assert "runs in region north with the argument x-max-length" in run_module(rabbitmq_objects, given)["msg"]
+    pair.clusters["north"].up = False
+    assert run_module(rabbitmq_objects, given)["changed"] is False, "and one that is down nobody to ask"
+    pair.clusters["north"].up = True
+    pair.clusters["north"].objects["policies"].clear()
+    assert run_module(rabbitmq_objects, {**given, "declared": DECLARED})["changed"] is False
+    assert pair.log == []
+
+
+def test_a_region_that_is_not_there_is_told(world: World, run_module: Run) -> None:
+    assert run_module(rabbitmq_objects, options(region="x"))["msg"] == "x is no region with RabbitMQ hosts"
+
+
+def test_a_region_without_a_role_is_refused_one(world: World, run_module: Run) -> None:
+    answer = run_module(rabbitmq_objects, options(region="north"))
+    assert answer["msg"] == "region north has no role yet, and none was given to it"
+    assert world.log == []
+
+
+def test_nothing_is_declared_beside_a_move(pair: World, run_module: Run) -> None:
+    pair.clusters["north"].locked = True
+    given = options(region="north")
+    assert run_module(rabbitmq_objects, given)["changed"] is False, "what is as declared needs no lock"
+    pair.clusters["north"].permissions.pop(("docs", "ingest"))
+    assert "holds the lock of region north" in run_module(rabbitmq_objects, given)["msg"]
+    assert pair.log == []
+
+
+def test_what_a_move_has_made_of_a_region_meanwhile_counts(pair: World, run_module: Run) -> None:
+    north = pair.clusters["north"]
+    north.permissions.pop(("docs", "ingest"))
+
+    def moved(_region: str) -> None:
+        north.role = Role("standby", 2).value()
+
+    pair.locked = moved
+    assert run_module(rabbitmq_objects, options(region="north"))["role"] == "standby"
+    assert pair.open_for_writes() == []
+
+
+def test_a_region_on_its_way_to_be_a_standby_is_kept_closed(pair: World, run_module: Run) -> None:
+    north = pair.clusters["north"]
+    north.role = Role("standby", 1, "", "south").value()
+    run_module(rabbitmq_objects, options(region="north"))
+    assert (pair.open_for_writes(), north.parameters) == ([], {})
 
 
 def test_what_is_left_of_another_mode_is_removed(pair: World, run_module: Run) -> None:
@@ -312,6 +374,94 @@ def test_a_handover_that_died_after_the_opening_is_finished_by_the_next(pair: Wo
     assert "moving_to" not in north.role
 
 
+def test_a_handover_that_died_before_its_last_record_is_finished(pair: World, run_module: Run) -> None:
+    run_module(rabbitmq_handover, options(**SWITCH))
+    north = pair.clusters["north"]
+    north.role = Role("standby", 1, "", "south").value()
+    assert run_module(rabbitmq_handover, options(**SWITCH))["situation"] == "finish"
+    assert (north.role["epoch"], "moving_to" in north.role) == (2, False)
+
+
+def test_a_handover_that_is_not_finished_is_not_turned_back(pair: World, run_module: Run) -> None:
+    run_module(rabbitmq_handover, options(**SWITCH))
+    pair.clusters["north"].role = Role("standby", 1, "", "south").value()
+    pair.log.clear()
+    answer = run_module(rabbitmq_handover, options(target="north", holder="ann"))
+    assert answer["msg"].startswith("a handover to south is not finished: finish it first")
+    assert pair.log == []
+
+
+def _when_drained(pair: World, do: Callable[[], None]) -> None:
+    """Do something once, when the source is closed and its link was taken away."""
+    north, done = pair.clusters["north"], [do]
+
+    def watch() -> None:
+        drained = north.role and north.role["role"] == "standby" and not pair.clusters["south"].parameters
+        if drained and done:
+            done.pop()()
+
+    pair.watch = watch
+
+
+@pytest.mark.parametrize("other", ["north", "south"])
+def test_a_run_that_stood_still_opens_nothing(pair: World, run_module: Run, other: str) -> None:
+    moved = Role("standby", 7).value()
+    _when_drained(pair, lambda: setattr(pair.clusters[other], "role", moved))
+    answer = run_module(rabbitmq_handover, options(**SWITCH))
+    assert f"another operation has changed the role of region {other} meanwhile" in answer["msg"]
+    assert pair.clusters[other].role == moved
+    assert pair.open_for_writes() == []
+
+
+@pytest.mark.parametrize("other", ["north", "south"])
+def test_a_run_that_stood_still_puts_nothing_back(pair: World, run_module: Run, other: str) -> None:
+    north = pair.clusters["north"]
+
+    def overtake() -> None:
+        north.queues["q.dr"] = [9]
+        pair.link_works = False
+        pair.clusters[other].role = Role("primary", 7).value()
+
+    _when_drained(pair, overtake)
+    answer = run_module(rabbitmq_handover, options(**SWITCH, timeouts={"drain": 0.05}))
+    assert "q.dr of docs has 1 messages" in answer["msg"]
+    assert (
+        f"; nothing was put back: another operation has changed the role of region {other}" in answer["msg"]
+    )
+    assert pair.open_for_writes() == []
+
+
+def test_a_record_of_which_the_answer_was_lost_is_put_back(
+    pair: World, run_module: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put, lost = Region.put, [True]
+
+    def lose(region: Region, body: Any, *parts: str) -> None:
+        put(region, body, *parts)
+        if lost and parts[0] == "global-parameters":
+            lost.pop()
+            raise MusterError("no answer")
+
+    monkeypatch.setattr(Region, "put", lose)
+    answer = run_module(rabbitmq_handover, options(**SWITCH))
+    assert answer["msg"] == "no answer; region north is primary as before"
+    assert pair.clusters["north"].role["role"] == "primary"  # type: ignore[index]
+
+
+def test_nothing_is_written_over_a_lock_that_was_lost(pair: World) -> None:
+    region = Region("north", ["north-1"], None)  # type: ignore[arg-type]
+    assert region.role() is not None
+    region.held = SimpleNamespace(is_open=False)
+    with pytest.raises(MusterError, match="the lock of region north was lost"):
+        region.set_role(Role("primary", 9))
+    assert pair.log == []
+
+
+def test_a_deadline_that_is_no_number_is_refused(pair: World, run_module: Run) -> None:
+    answer = run_module(rabbitmq_handover, options(**SWITCH, timeouts={"drain": "soon"}))
+    assert answer["msg"].startswith("timeouts: each is a number of seconds")
+
+
 def _cut(world: World) -> None:
     world.link_works = False
 
@@ -411,7 +561,7 @@ def test_a_promotion_takes_an_epoch_that_the_lost_region_cannot_have(pair: World
             False,
             "was proven 36",
         ),
-        (proof, True, "refused: RabbitMQ on north-1 runs, whatever the fence says"),
+        (proof, True, "refused: RabbitMQ on north-1, north-2, north-3 runs, whatever the fence says"),
     ],
 )
 def test_a_promotion_refuses(
@@ -421,6 +571,42 @@ def test_a_promotion_refuses(
     answer = run_module(rabbitmq_promote, options(**SWITCH, fence=fence()))
     assert sentence in answer["msg"]
     assert pair.log == []
+
+
+@pytest.mark.parametrize("port", [5671, 15671])
+def test_a_region_in_which_anything_listens_is_no_lost_one(pair: World, run_module: Run, port: int) -> None:
+    pair.clusters["north"].up = False
+    pair.listening = {("north-2", port)}
+    answer = run_module(rabbitmq_promote, options(**SWITCH, fence=proof()))
+    assert answer["msg"] == "refused: RabbitMQ on north-2 runs, whatever the fence says"
+    assert pair.log == []
+
+
+def test_a_promotion_looks_when_it_has_the_lock(pair: World, run_module: Run) -> None:
+    pair.clusters["north"].up = False
+    south = pair.clusters["south"]
+
+    def moved(_region: str) -> None:
+        south.role = Role("standby", 4, "", "north").value()
+
+    pair.locked = moved
+    assert run_module(rabbitmq_promote, options(**SWITCH, fence=proof()))["epoch"] == 6
+
+
+def test_one_promotion_at_a_time(pair: World, run_module: Run) -> None:
+    pair.clusters["north"].up = False
+    pair.clusters["south"].locked = True
+    answer = run_module(rabbitmq_promote, options(**SWITCH, fence=proof()))
+    assert "holds the lock of region south" in answer["msg"]
+    assert pair.log == []
+
+
+def test_check_mode_of_a_promotion_refuses_and_changes_nothing(pair: World, run_module: Run) -> None:
+    given = options(**SWITCH, fence=proof())
+    assert "north-1" in run_module(rabbitmq_promote, given, check=True)["msg"]
+    pair.clusters["north"].up = False
+    answer = run_module(rabbitmq_promote, given, check=True)
+    assert (answer["changed"], answer["epoch"], pair.log) == (True, 1, [])
 
 
 # --- reprotect ----------------------------------------------------------------------------
@@ -441,10 +627,9 @@ class Channel:
         method = type(
             "M", (), {"delivery_tag": self.tag, "exchange": "in", "routing_key": "k", "redelivered": False}
         )
-        known = dict.fromkeys(
-            ("correlation_id", "content_type", "content_encoding", "type", "app_id", "timestamp")
+        properties = SimpleNamespace(
+            message_id=str(waiting[taken]), reply_to="back", priority=None, headers={"h": [b"\0", 1]}
         )
-        properties = type("P", (), {**known, "message_id": str(waiting[taken]), "headers": {"h": [b"\0", 1]}})
         return method, properties, b"body"
 
     def basic_ack(self, tag: int, multiple: bool) -> None:
@@ -493,6 +678,7 @@ def test_what_only_the_lost_region_has_is_saved_before_it_goes(
     assert [found["message_id"] for found in lines] == ["3", "4"]
     assert base64.b64decode(lines[0]["body"]) == b"body"
     assert (lines[0]["routing_key"], lines[0]["headers"]) == ("k", {"h": [{"base64": "AA=="}, 1]})
+    assert (lines[0]["reply_to"], "priority" in lines[0]) == ("back", False)
     assert Path(saved["directory"], "only-here.jsonl").stat().st_mode & 0o777 == 0o600
     north = lost.clusters["north"]
     assert north.role == {**north.role, "role": "standby", "epoch": 2}  # type: ignore[dict-item]
@@ -519,6 +705,75 @@ def test_a_message_that_is_not_on_the_disk_stays_in_its_queue(
             1,  # type: ignore[arg-type]
         ).drain("docs", "q.dr", str(tmp_path / "x"))
     assert lost.clusters["north"].queues["q.dr"] == [3, 4]
+
+
+def test_a_full_disk_is_told_in_a_sentence(
+    lost: World, run_module: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_rest: Any) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(_rabbitmq_rejoin.Rejoin, "drain", full)
+    answer = run_module(rabbitmq_rejoin, options(step="rejoin", region="north", save_directory=str(tmp_path)))
+    assert answer["msg"].endswith(": No space left on device; what is not in it is still in its queue")
+    # A move that is under way: neither opened nor made to pull by the role meanwhile.
+    assert lost.clusters["north"].role["moving_to"] == "south"  # type: ignore[index]
+    run_module(rabbitmq_objects, options(region="north"))
+    assert lost.clusters["north"].parameters == {}
+
+
+def test_a_region_pulls_only_when_all_is_saved_and_its_record_says_so(
+    lost: World, run_module: Run, tmp_path: Path
+) -> None:
+    north = lost.clusters["north"]
+    north.parameters["docs", "shovel", "muster-carry.q"] = {"src-queue": "q", "dest-queue": "q"}
+    # What the other region's consumers have not handled is not to be pulled and saved here.
+    lost.clusters["south"].queues["q"] = [7]
+    lost.link_works = False
+    seen: list[tuple[Any, int, int]] = []
+
+    def watch() -> None:
+        lost.link_works = "muster.q" in [name for _v, _c, name in north.parameters]
+        seen.append((north.role["epoch"], len(north.parameters), len(north.queues["q"])))  # type: ignore[index]
+
+    lost.watch = watch
+    run_module(rabbitmq_rejoin, options(step="rejoin", region="north", save_directory=str(tmp_path)))
+    assert [name for _v, _c, name in north.parameters] == ["muster.q"]
+    assert (1, 0, 3) in seen, "the link that carried over goes before anything is saved"
+    assert lost.log.index("north: DELETE parameters shovel docs muster-carry.q") < len(lost.log) - 2
+    # Were it the other way round, a rerun would save and take away what the standby has pulled.
+    assert [line for line in lost.log if "global" in line or "definitions" in line][-2:] == [
+        "north: PUT global-parameters muster_region_role",
+        "north: POST definitions",
+    ]
+
+
+def test_what_another_run_has_brought_back_is_a_copy_and_not_saved(
+    lost: World, run_module: Run, tmp_path: Path
+) -> None:
+    north = lost.clusters["north"]
+
+    def other_run(_region: str) -> None:
+        north.role = Role("standby", 2).value()
+
+    lost.locked = other_run
+    answer = run_module(rabbitmq_rejoin, options(step="rejoin", region="north", save_directory=str(tmp_path)))
+    assert answer["saved"] is None
+    assert north.queues["q"] == [1, 2, 3]
+
+
+def test_a_region_is_not_brought_back_beside_another_operation(
+    lost: World, run_module: Run, tmp_path: Path
+) -> None:
+    lost.clusters["north"].locked = True
+    answer = run_module(rabbitmq_rejoin, options(step="rejoin", region="north", save_directory=str(tmp_path)))
+    assert "holds the lock of region north" in answer["msg"]
+    assert lost.clusters["north"].queues["q.dr"] == [3, 4]
+
+
+def test_check_mode_of_a_return_changes_nothing(lost: World, run_module: Run) -> None:
+    answer = run_module(rabbitmq_rejoin, options(step="rejoin", region="north"), check=True)
+    assert (answer["primary"], answer["changed"], lost.log) == ("south", False, [])
 
 
 def test_a_region_is_not_closed_while_no_other_is_primary(pair: World, run_module: Run) -> None:
@@ -608,7 +863,6 @@ def test_a_former_primary_says_that_it_is_one(
 def member(pair: World, run_module: Run, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]:
     calls: list[str] = []
     monkeypatch.setattr(rabbitmq_member, "systemctl", lambda *words, **_more: calls.append(" ".join(words)))
-    monkeypatch.setattr(rabbitmq_member.Worker, "listens", lambda _self: True)
 
     def call(*states: Local, **more: Any) -> dict[str, Any]:
         left = list(states)
@@ -651,6 +905,30 @@ def test_a_node_that_the_cluster_needs_is_not_restarted(
     assert answer["calls"] == []
 
 
+def test_a_node_is_not_restarted_while_another_has_not_joined(
+    pair: World, member: Callable[..., dict[str, Any]]
+) -> None:
+    del pair.clusters["north"].running["north-3"]
+    answer = member(RUNS, restart=True)
+    assert answer["msg"].endswith("north-3 does not run")
+    assert answer["calls"] == []
+
+
+def test_a_restarted_node_is_open_again_where_it_was(
+    pair: World, member: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = [True]
+    monkeypatch.setattr(rabbitmq_member, "listens", lambda *_rest: opened.pop() if opened else False)
+    answer = member(RUNS, restart=True)
+    assert answer["msg"].endswith("port 5671 of north-1 is closed")
+
+
+def test_a_node_that_started_alone_is_told(pair: World, member: Callable[..., dict[str, Any]]) -> None:
+    del pair.clusters["north"].running["north-2"]
+    answer = member(Local("inactive", False, ()), RUNS)
+    assert "north-2 is not in the cluster of north-1" in answer["msg"]
+
+
 def test_a_fenced_node_is_not_started(member: Callable[..., dict[str, Any]]) -> None:
     answer = member(Local("inactive", True, ()))
     assert answer["msg"].startswith("north-1 is fenced")
@@ -674,14 +952,18 @@ def test_a_backup_is_encrypted_read_back_and_restored(pair: World, run_module: R
     assert b"muster_upstream" not in data
     assert Path(proof["file"]).stat().st_mode & 0o777 == 0o600
     north = pair.clusters["north"]
+    rotated = next(user for user in north.objects["users"] if user["name"] == "muster_operator")
+    rotated["password_hash"] = "of today"
     north.objects["bindings"].clear()
     north.permissions.pop(("docs", "ingest"))
     found = run_module(rabbitmq_backup, {**given, "state": "read"})
-    assert found["proof"]["differs"] == ["1 permissions", "2 bindings"]
+    assert found["proof"]["differs"] == ["1 users", "1 permissions", "2 bindings"]
     assert json.loads((tmp_path / "restore-proof.json").read_text())["proven_at"]
     run_module(rabbitmq_backup, {**given, "state": "restored"})
     assert len(north.objects["bindings"]) == 2
     assert ("docs", "ingest") not in north.permissions, "who may write follows the role, never a file"
+    now = next(user for user in north.objects["users"] if user["name"] == "muster_operator")
+    assert now["password_hash"] == "of today", "an earlier password would lock the operator out"
     bad = run_module(rabbitmq_backup, {**given, "state": "read", "passphrase": "xyzzy"})
     assert "rabbitmq_backup_passphrase is another one, or the file was changed" in bad["msg"]
     run_module(rabbitmq_backup, given)
@@ -690,4 +972,6 @@ def test_a_backup_is_encrypted_read_back_and_restored(pair: World, run_module: R
 
 def test_a_file_of_something_else_is_no_backup() -> None:
     with pytest.raises(MusterError, match="is no backup"):
-        _rabbitmq_backup.unseal(b"{}", "x", "f")
+        _rabbitmq_backup.unseal("{}", "x", "f")
+    with pytest.raises(MusterError, match="the file was changed"):
+        _rabbitmq_backup.unseal(_rabbitmq_backup.seal("{}", "x")[:40], "x", "f")

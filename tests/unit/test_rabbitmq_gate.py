@@ -12,7 +12,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -119,6 +119,102 @@ def test_an_open_region_stays_open_when_the_other_is_silent(host: Host) -> None:
     host.is_open = True
     assert host.gate.step() == host.program.OPEN_EVERY
     assert host.done == []
+
+
+def test_a_closed_region_is_looked_at_more_often_than_one_that_is_open(host: Host) -> None:
+    host.roles = {"north-1": role("standby", 1)}
+    host.is_open = True
+    assert host.gate.step() == host.program.OPEN_EVERY
+    assert (host.gate.reason, host.done) == ("", [])
+
+
+class Http:
+    """A connection to a management API or a gate that gives one answer, or none."""
+
+    answers: list[Any] = []
+    asked: list[str] = []
+
+    def __init__(self, host: str, port: int, timeout: float, context: Any) -> None:
+        self.place = f"{host}:{port}"
+
+    def request(self, _method: str, path: str, headers: Any = None) -> None:
+        self.asked.append(f"{self.place}{path}")
+        if isinstance(self.answers[0], Exception):
+            raise self.answers.pop(0)
+
+    def getresponse(self) -> Any:
+        status, text = self.answers.pop(0)
+        return SimpleNamespace(status=status, read=lambda: text)
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.fixture
+def http_answers(program: ModuleType, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    Http.answers, Http.asked = [], []
+    monkeypatch.setattr(program.http.client, "HTTPSConnection", Http)
+    return Http.answers
+
+
+def gate_of(program: ModuleType) -> Any:
+    given = {
+        "host": "north-1",
+        "region": "north",
+        "regions": {"north": ["north-1", "north-2"], "south": ["south-1"]},
+        "api_port": 15671,
+        "health_port": 15673,
+        "user": "u",
+        "password": "p",
+    }
+    return program.Gate(given, None)
+
+
+GOOD = (200, b'{"value": {"role": "primary", "epoch": 3, "since": "then"}}')
+
+
+@pytest.mark.parametrize(
+    ("answers", "found"),
+    [
+        ([GOOD], {"role": "primary", "epoch": 3}),
+        ([OSError("closed meanwhile")], "north-1: closed meanwhile"),
+        ([(404, b'{"error":"Object Not Found"}')], None),
+        # A node that is about to stop says so too, and of one that refuses nothing is known.
+        ([(404, b"")], "north-1: HTTP status 404"),
+        ([(401, b"{}")], "north-1: HTTP status 401"),
+        ([(200, b"<html>")], "north-1: Expecting value"),
+        ([(200, b'{"value": {"role": "primary"}}')], "north-1: 'epoch'"),
+    ],
+)
+def test_what_a_node_says_of_its_region(
+    program: ModuleType, http_answers: list[Any], answers: list[Any], found: Any
+) -> None:
+    http_answers += answers
+    node = gate_of(program).own
+    if not isinstance(found, str):
+        assert node.role() == found
+        return
+    with pytest.raises(program.Unknown) as error:
+        node.role()
+    assert str(error.value).startswith(found)
+
+
+def test_a_kept_connection_that_was_closed_is_made_anew(program: ModuleType, http_answers: list[Any]) -> None:
+    http_answers += [GOOD, OSError("closed meanwhile"), GOOD]
+    node = gate_of(program).own
+    assert node.role() == node.role()
+    assert http_answers == []
+
+
+@pytest.mark.parametrize(
+    ("answer", "is_open"), [((200, b""), True), ((503, b""), False), (OSError("no"), False)]
+)
+def test_a_peer_is_asked_whether_it_is_open_for_a_primary(
+    program: ModuleType, http_answers: list[Any], answer: Any, is_open: bool
+) -> None:
+    http_answers += [answer]
+    assert gate_of(program).peer_is_open() is is_open
+    assert Http.asked == ["north-2:15673/primary"], "itself it does not ask"
 
 
 @pytest.fixture

@@ -250,7 +250,9 @@ def compare(site: Site, source: str, target: str, recent: float = 0.0) -> dict[s
     for entry in found:
         if entry.get("type") in kinds:
             kinds[entry["type"]].append(entry["path"])
-    folders = [entry["path"] for entry in found if entry.get("type") == "MISSING" and entry.get("isDirectory")]
+    folders = [
+        entry["path"] for entry in found if entry.get("type") == "MISSING" and entry.get("isDirectory")
+    ]
     counted = sum(summary.get(key, 0) for key in ("missing", "sizeMismatch", "etagMismatch"))
     listed = sum(len(kinds[key]) for key in ("MISSING", "SIZE_MISMATCH", "ETAG_MISMATCH"))
     if counted != listed or (done.returncode != 0 and not counted and not kinds["ONLY_IN_B"]):

@@ -123,7 +123,7 @@ class Gate:
     own: Node = field(init=False)
     others: dict[str, list[Node]] = field(init=False)
     reason: str = "not looked yet"
-    answered: tuple[float, int, dict[str, Any]] = (0.0, 503, {})
+    answered: tuple[float, dict[str, Any]] = (0.0, {})
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
@@ -226,14 +226,14 @@ class Gate:
         """What the node is now."""
         with self.lock:
             if time.monotonic() - self.answered[0] < FRESH:
-                return self.answered[2]
+                return self.answered[1]
             is_open = self.open()
             try:
                 found = self.own.role() or {"role": "none", "epoch": 0}
             except Unknown as error:
                 found, is_open = {"role": "unknown", "epoch": None, "error": str(error)}, False
             found |= {"open": is_open, "region": self.given["region"], "reason": self.reason}
-            self.answered = (time.monotonic(), 0, found)
+            self.answered = (time.monotonic(), found)
             return found
 
     def handler(self) -> type[http.server.BaseHTTPRequestHandler]:
