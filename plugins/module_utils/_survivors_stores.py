@@ -322,11 +322,13 @@ def read_object_storage(
         "ca_certificate": store["ca"],
     }
     client = _s3.connect(access, f"https://{endpoint['host']}:{endpoint['port']}")
+
+    def read() -> bytes:
+        body: bytes = client.get_object(Bucket=bucket, Key=REGION)["Body"].read()
+        return body
+
     try:
-        told = _s3.call(
-            f"the object {REGION}", lambda: client.get_object(Bucket=bucket, Key=REGION)["Body"].read()
-        )
-        region, timeline = whose_copy(told)
+        region, timeline = whose_copy(_s3.call(f"the object {REGION}", read))
         sequences = None if span is None else to_ranges(listed(client, bucket, span))
     finally:
         client.close()
