@@ -19,7 +19,7 @@ from ansible_collections.muster.platform.plugins.module_utils import (
     _ledger,
     _survivors_stores,
 )
-from ansible_collections.muster.platform.plugins.modules import canary_window, dr_lag
+from ansible_collections.muster.platform.plugins.modules import canary_window, dr_lag, object_storage_held
 from store_fakes import Gate, Objects, Rabbitmq, Server, Valkey
 
 Module = Callable[..., dict[str, Any]]
@@ -313,3 +313,5 @@ def test_the_modules_know_how_the_daemon_keeps_its_numbers() -> None:
     here = _survivors_stores
     assert (bits.BLOCK, bits.STATE, bits.PREFIX) == (here.BLOCK, here.STATE, here.PREFIX)
     assert (objects.PREFIX, objects.REGION, objects.DIGITS) == (here.OBJECTS, here.REGION, here.DIGITS)
+    held = object_storage_held
+    assert (f"{held.FOLDER}/", held.DIGITS) == (objects.PREFIX, objects.DIGITS)
