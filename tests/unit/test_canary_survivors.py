@@ -189,6 +189,7 @@ def test_a_store_whose_standby_lets_nobody_read_is_refused(witness: Witness, pki
         dr_lag, {"config": witness.write(), "store": "rabbitmq", "target_hosts": [{"host": "localhost"}]}
     )
     assert "is of the type rabbitmq, which dr_lag cannot ask" in found["msg"]
+    assert "give held" in found["msg"]
 
 
 # --- RabbitMQ --------------------------------------------------------------------------------
