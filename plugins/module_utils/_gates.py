@@ -129,7 +129,23 @@ def lag_within_objective(facts: Facts) -> Verdict:
     return True, f"{found}, within {variable} ({seconds(limit)})"
 
 
+def same_timeline_in_ledger(facts: Facts, lag: Mapping[str, Any]) -> Verdict:
+    """For stores whose hosts count something else: what was copied last is of whom wrote last."""
+    who = (lag.get("answered_by") or {}).get("host") or facts.target_leader or facts.target
+    held, last = lag.get("held_timeline"), lag.get("last_timeline")
+    if last is None:
+        return False, "the canary's ledger does not say which timeline was written last"
+    if held is None:
+        return False, f"the timeline of the newest write that {who} holds is not known"
+    if held != last:
+        acknowledged = f"{lag.get('last_host') or 'the host'}, which acknowledged last,"
+        return False, f"the newest write that {who} holds is of timeline {held}, {acknowledged} on {last}"
+    return True, f"the newest write that {who} holds is of timeline {held}, which was written last"
+
+
 def same_timeline(facts: Facts) -> Verdict:
+    if facts.lag is not None and facts.lag.get("timeline_of") == "ledger":
+        return same_timeline_in_ledger(facts, facts.lag)
     if not facts.leaders:
         who = facts.target_leader or f"any host of {facts.store} in {facts.target}"
         return False, f"the timeline of {who} is not known, because it did not answer"
@@ -360,7 +376,14 @@ def evaluate(facts: Facts, names: Sequence[str], overrides: Mapping[str, str]) -
                 refused.append(f"{name}: {reason}")
         warns = gate.warns and not passed
         gates.append(
-            {"name": name, "passed": passed, "reason": reason, "overridden": overridden, "warns": warns}
+            {
+                "name": name,
+                "store": facts.store,
+                "passed": passed,
+                "reason": reason,
+                "overridden": overridden,
+                "warns": warns,
+            }
         )
     passing = [gate["name"] for gate in gates if gate["passed"]]
     return {

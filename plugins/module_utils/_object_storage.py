@@ -36,6 +36,7 @@ HEADER = b'{"alg":"HS256","typ":"JWT"}'
 STATE = "/muster/region.json"
 OWN = "/buckets/.muster"  # canaries
 DIRECTORY = 1 << 31  # in the mode of a filer's entry
+PAGE = 2000  # entries of a listing that are asked for at a time
 
 
 class Conflict(MusterError):
@@ -209,6 +210,18 @@ class Stores:
                     waiting.append(entry["FullPath"])
         return found[:most]
 
+    def names(self, host: str, directory: str) -> list[str]:
+        """The names of all files in a directory, not below it; none where there is no directory."""
+        found: list[str] = []
+        after = ""
+        while True:
+            query = f"limit={PAGE}&lastFileName={urllib.parse.quote(after, safe='')}"
+            entries = json.loads(self.get(host, f"{directory}/", query) or b"{}").get("Entries") or []
+            if not entries:
+                return found
+            found += [_name(entry) for entry in entries if not entry["Mode"] & DIRECTORY]
+            after = _name(entries[-1])
+
     def remove(self, host: str, path: str) -> None:
         query = f"{urllib.parse.quote(path)}?recursive=true&ignoreRecursiveError=true"
         status, answer = self.request("DELETE", host, self.given["filer_port"], query, write=True)
@@ -264,6 +277,10 @@ class Stores:
                 return connection.getresponse().status == 200
         except (OSError, http.client.HTTPException):
             return False
+
+
+def _name(entry: dict[str, Any]) -> str:
+    return str(entry["FullPath"]).rpartition("/")[2]
 
 
 def missing(found: dict[str, Any]) -> int:

@@ -13,16 +13,13 @@ import http.client
 import json
 import socket
 import ssl
-import time
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from ansible_collections.muster.platform.plugins.module_utils import _s3
+from ansible_collections.muster.platform.plugins.module_utils import _canary_queue, _s3
 from ansible_collections.muster.platform.plugins.module_utils._errors import MusterError
 from ansible_collections.muster.platform.plugins.module_utils._files import wait_for_lock
 from ansible_collections.muster.platform.plugins.module_utils._ranges import to_ranges
-from ansible_collections.muster.platform.plugins.module_utils._wait import wait_until
 
 TIMEOUT = 5.0
 Span = tuple[int, int]
@@ -153,9 +150,6 @@ def read_valkey(
 
 # --- RabbitMQ ----------------------------------------------------------------------------
 
-PREFETCH = 50_000
-# Seconds without a next message, after which what is missing is not waited for.
-IDLE = 10.0
 LOCK_SECONDS = 60.0
 
 
@@ -170,10 +164,13 @@ def read_rabbitmq(
     try:
         with only_reader(config), amqp(store, endpoint) as watch:
             region = cluster_region(watch, config)
-            count, consumers = look_at(watch, store["queue"])
-            if consumers:
-                raise MusterError(f"somebody else reads {store['queue']}, so what it holds is not known")
-            ids = read_queue(store, endpoint, count, watch) if span is not None else []
+            queue = store["queue"]
+            count = _canary_queue.count_messages(watch, queue)
+
+            def connect() -> contextlib.AbstractContextManager[Any]:
+                return amqp(store, endpoint)
+
+            ids = _canary_queue.read_queue(connect, watch, queue, count) if span is not None else []
     except (pika.exceptions.AMQPError, OSError) as error:
         raise MusterError(said(error, store)) from error
     return {
@@ -220,49 +217,6 @@ def amqp(store: Mapping[str, Any], endpoint: Mapping[str, Any]) -> Iterator[Any]
                 connection.close()
 
 
-def look_at(connection: Any, queue: str) -> tuple[int, int]:
-    """Messages that are ready, and consumers, as the queue counts them now."""
-    channel = connection.channel()
-    found = channel.queue_declare(queue, passive=True).method
-    channel.close()
-    return found.message_count, found.consumer_count
-
-
-def read_queue(store: Mapping[str, Any], endpoint: Mapping[str, Any], count: int, watch: Any) -> list[str]:
-    """The ids of so many messages, from the head of the queue on."""
-    queue = store["queue"]
-    if count > PREFETCH:
-        raise MusterError(
-            f"{queue} has {count} messages, and {PREFETCH} are read at most: give it a shorter x-message-ttl"
-        )
-    with amqp(store, endpoint) as connection:
-        found = consumed(connection, queue, count)
-    if len(found) < count:
-        raise MusterError(f"{queue} has {count} messages, and gave {len(found)}: what it holds is not known")
-
-    def returned() -> bool:
-        # All at once, a moment after the consumer is gone; a few may have expired.
-        ready, consumers = look_at(watch, queue)
-        return not consumers and 2 * ready >= count
-
-    wait_until(returned, f"the messages to be back in {queue}", IDLE)
-    return found
-
-
-def consumed(connection: Any, queue: str, count: int) -> list[str]:
-    """They all go back to their places when the connection ends."""
-    found: list[str] = []
-    channel = connection.channel()
-    channel.basic_qos(prefetch_count=PREFETCH)
-    channel.basic_consume(queue, lambda _c, _m, properties, _b: found.append(str(properties.message_id)))
-    seen, deadline = 0, time.monotonic() + IDLE
-    while len(found) < count and time.monotonic() < deadline:
-        connection.process_data_events(time_limit=0.2)
-        if len(found) > seen:
-            seen, deadline = len(found), time.monotonic() + IDLE
-    return found
-
-
 def cluster_region(connection: Any, config: Mapping[str, Any]) -> str | None:
     """The region by the name of the cluster, which ends in it."""
     properties = getattr(getattr(connection, "_impl", None), "server_properties", None) or {}
@@ -278,7 +232,7 @@ def counted_numbers(ids: Iterable[str], span: Span | None) -> Answer:
     """Which numbers are there, and how many messages are there once more."""
     if span is None:
         return {"sequences": None, "duplicates": None}
-    numbers = Counter(int(text) for text in ids if text.isdecimal())
+    numbers = _canary_queue.numbers_of(ids)
     within = {number: times for number, times in numbers.items() if span[0] <= number <= span[1]}
     return {
         "sequences": to_ranges(sorted(within)),

@@ -36,6 +36,8 @@ options:
     description:
       - Host of the target that would be promoted. The timeline is asked of it alone, and O(lag) must have
         been measured on it. Without it every host of the target that answers must be on the right timeline.
+      - Where RV(muster.platform.dr_lag#module:timeline_of) is V(ledger), no host's own timeline counts. The
+        newest write that the copy holds must be of the timeline that was written last.
     type: str
   statuses:
     description:
@@ -171,6 +173,7 @@ gates:
   elements: dict
   contains:
     name: {description: Its name., type: str}
+    store: {description: O(store)., type: str}
     passed: {description: Whether what it asks for is so., type: bool}
     reason:
       description: What was found, in one sentence, and what can be done when it did not pass.

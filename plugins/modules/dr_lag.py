@@ -13,7 +13,8 @@ description:
     host of the target holds. No lag gauge is asked, because gauges freeze or lie when a link is cut.
   - Works while the primary and its region are gone.
   - What cannot be known is null, with the reason in RV(reason). It is no failure of the module.
-  - For stores of the types V(postgresql) and V(valkey). The standby of another lets no application read.
+  - Asks stores of the types V(postgresql) and V(valkey) itself. The standby of another lets no application
+    read. The verb C(held) of its role does, and O(held) takes what that told.
 options:
   store:
     description: Name of the store in the canary's configuration.
@@ -24,9 +25,9 @@ options:
       - Hosts of the target, the one that would be promoted first. The first that answers is enough.
       - Each is asked itself, not through HAProxy, with the canary's own user and certificate authority. So
         the canary's host must be among the networks that may connect.
+      - Either this or O(held) is required.
     type: list
     elements: dict
-    required: true
     suboptions:
       host:
         description: Its name, which its certificate carries.
@@ -38,9 +39,29 @@ options:
       port:
         description: Port of the server. 5432 of a PostgreSQL and 6379 of a Valkey, when it is not given.
         type: int
+  held:
+    description:
+      - What a copy was found to hold, for a store of any type. No host is asked then. It is an entry of the
+        fact C(canary_held), which the verb C(held) of a store's role sets.
+      - It was read before the ledger. What has been acknowledged and copied since counts as lacking, so the
+        lag is never too small.
+    type: dict
+    suboptions:
+      host:
+        description: The host that told it, which is the one that would be promoted.
+        type: str
+        required: true
+      ranges:
+        description: The numbers that are held, as pairs of the first and the last of each range.
+        type: list
+        elements: raw
+        required: true
   window_seconds:
     description:
       - How far before the last acknowledged write to count. The standby must hold a write of that time.
+      - A copy that keeps the canary's writes for a time only (C(x-message-ttl) and
+        C(rabbitmq_standby_replay_seconds), C(keep_seconds) of an object store) must keep them for longer than
+        this and the time since the last acknowledged write together. What has expired counts as lacking.
       - The last acknowledged write itself is looked for in the last day, or in this time if it is longer.
     type: float
     default: 3600
@@ -63,6 +84,19 @@ author: The Muster authors (@muster-platform)
 """
 
 EXAMPLES = r"""
+- name: Read what the south's RabbitMQ holds, on one of its hosts
+  ansible.builtin.include_role:
+    name: muster.platform.rabbitmq
+    tasks_from: held
+
+- name: Count how far it is behind, on the canary's host
+  become: true
+  muster.platform.dr_lag:
+    store: rabbitmq
+    held: "{{ hostvars['south-1'].canary_held.rabbitmq }}"
+    window_seconds: 600
+  register: dr_lag_of_rabbitmq
+
 - name: Count how far the south is behind
   become: true
   muster.platform.dr_lag:
@@ -94,6 +128,13 @@ last_timeline:
   description: The timeline on which it was acknowledged.
   returned: success
   type: int
+timeline_of:
+  description:
+    - Whose count RV(last_timeline) and RV(held_timeline) are. V(server) is the server's own, which its hosts
+      tell as well, for PostgreSQL. V(ledger) is one that only the ledger tells, for the other types.
+    - Null when the canary's configuration cannot be read.
+  returned: success
+  type: str
 last_region:
   description: The region that acknowledged it.
   returned: success
@@ -139,6 +180,7 @@ silence_seconds:
 answered_by:
   description:
     - The host that answered, with C(host), C(in_recovery), C(timeline), C(received_lsn) and C(replayed_lsn).
+    - Of what O(held) gives C(host) alone is not null.
     - Of a Valkey C(received_lsn) and C(replayed_lsn) are replication offsets, and C(timeline) is null.
     - On a standby C(timeline) is the newest one that the control file knows, which may be older than what it
       replays. It is null where the canary's user may not read that.
@@ -171,6 +213,7 @@ UNKNOWN: dict[str, Any] = dict.fromkeys(
         "last_acknowledged_at",
         "last_acknowledged_sequence",
         "last_timeline",
+        "timeline_of",
         "last_region",
         "last_host",
         "held_sequence",
@@ -185,6 +228,9 @@ UNKNOWN: dict[str, Any] = dict.fromkeys(
     )
 )
 PORTS = {"postgresql": 5432, "valkey": 6379}
+# What a host tells of itself.
+POSITION = ("in_recovery", "timeline", "received_lsn", "replayed_lsn")
+Span = tuple[int, int]
 # Seconds without a step of the replay after which none is waited for.
 STUCK = 0.5
 IN_RECOVERY = "select pg_is_in_recovery()"
@@ -304,11 +350,39 @@ def ask_first(
     raise MusterError(f"no host of the target answers: {'; '.join(errors)}")
 
 
+def read_pairs(given: Any) -> list[Span]:
+    """The ranges of what is held; a MusterError when they are none."""
+    for pair in given:
+        good = isinstance(pair, list) and len(pair) == 2 and all(type(number) is int for number in pair)
+        if not good or not 0 <= pair[0] <= pair[1]:
+            raise MusterError(
+                f"held.ranges has {pair!r}: each range is a list of its first and its last whole number"
+            )
+    return [(first, last) for first, last in given]
+
+
+def ask_or_take(parameters: Mapping[str, Any], store: dict[str, Any], span: Span) -> tuple[Any, set[int]]:
+    """Who answered, and which numbers are held: as it was given, or as a host of the target says."""
+    held = parameters["held"]
+    if held is not None:
+        numbers = {
+            number
+            for first, last in read_pairs(held["ranges"])
+            for number in range(max(first, span[0]), min(last, span[1]) + 1)
+        }
+        return {"host": held["host"], **dict.fromkeys(POSITION)}, numbers
+    targets = [
+        {**target, "port": target["port"] or PORTS[store["type"]]} for target in parameters["target_hosts"]
+    ]
+    return ask_first(store, targets, span, parameters["timeout"])
+
+
 def measure(parameters: Mapping[str, Any], store: dict[str, Any], config: dict[str, Any]) -> dict[str, Any]:
     """All figures; what is not known is null, with the reason."""
     now = datetime.now(UTC)
     window = timedelta(seconds=parameters["window_seconds"])
     found = {**UNKNOWN, "store": store["name"], "read_at": now.strftime(_ledger.FORMAT)}
+    found["timeline_of"] = "server" if store["type"] == "postgresql" else "ledger"
     try:
         attempts = _lag.look_back(config["directory"], store["name"], window, now)
         last = attempts.last
@@ -325,13 +399,9 @@ def measure(parameters: Mapping[str, Any], store: dict[str, Any], config: dict[s
             "last_host": last.host,
         }
         numbers = [entry.sequence for entry in attempts.acknowledged]
-        # The ledger was read first: what has come to the standby since cannot hide a write that it lacks.
+        # Read before a host is asked: what has come to the standby since cannot hide a write that it lacks.
         span = (min(numbers), max(numbers))
-        targets = [
-            {**target, "port": target["port"] or PORTS[store["type"]]}
-            for target in parameters["target_hosts"]
-        ]
-        found["answered_by"], held = ask_first(store, targets, span, parameters["timeout"])
+        found["answered_by"], held = ask_or_take(parameters, store, span)
         found |= _lag.compare(attempts.acknowledged, held)
         reason = found["reason"] or doubt(attempts, store, config, found["held_at"], now)
     except MusterError as error:
@@ -359,12 +429,26 @@ def doubt(
     )
 
 
+def check_who(parameters: Mapping[str, Any]) -> None:
+    """Either hosts to ask, or what one of them holds."""
+    hosts, held = parameters["target_hosts"], parameters["held"]
+    if hosts is None and held is None:
+        raise MusterError(
+            "neither target_hosts nor held is given: name the target's hosts, or what its copy holds"
+        )
+    if hosts is not None and held is not None:
+        raise MusterError("target_hosts and held are both given: with held no host is asked")
+    if hosts is not None and not hosts:
+        raise MusterError("target_hosts is empty: name the hosts of the target region")
+    if held is not None:
+        read_pairs(held["ranges"])
+
+
 def run(parameters: Mapping[str, Any]) -> dict[str, Any]:
     for name in ("window_seconds", "timeout"):
         if not 0 < parameters[name] < math.inf:
             raise MusterError(f"{name} is {parameters[name]:g}: it must be a number of seconds above 0")
-    if not parameters["target_hosts"]:
-        raise MusterError("target_hosts is empty: name the hosts of the target region")
+    check_who(parameters)
     now = datetime.now(UTC).strftime(_ledger.FORMAT)
     try:
         config = _ledger.read_canary_config(parameters["config"])
@@ -375,10 +459,10 @@ def run(parameters: Mapping[str, Any]) -> dict[str, Any]:
     if store is None:
         names = ", ".join(sorted(stores)) or "none"
         raise MusterError(f"the canary has no store '{parameters['store']}'; it has: {names}")
-    if store["type"] not in ("postgresql", "valkey"):
+    if parameters["held"] is None and store["type"] not in PORTS:
         raise MusterError(
             f"store {store['name']} is of the type {store['type']}, which dr_lag cannot ask: its standby lets"
-            " no application read"
+            " no application read; give held, which the verb held of its role tells"
         )
     return measure(parameters, store, config)
 
@@ -389,10 +473,15 @@ def main() -> None:
         "address": {"type": "str"},
         "port": {"type": "int"},
     }
+    held = {
+        "host": {"type": "str", "required": True},
+        "ranges": {"type": "list", "elements": "raw", "required": True},
+    }
     module = AnsibleModule(
         argument_spec={
             "store": {"type": "str", "required": True},
-            "target_hosts": {"type": "list", "elements": "dict", "required": True, "options": target},
+            "target_hosts": {"type": "list", "elements": "dict", "options": target},
+            "held": {"type": "dict", "options": held},
             "window_seconds": {"type": "float", "default": 3600},
             "timeout": {"type": "float", "default": 5},
             "config": {"type": "path", "default": "/etc/muster/canary.json"},

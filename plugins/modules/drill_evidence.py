@@ -116,6 +116,9 @@ options:
         description: Name of the gate.
         type: str
         required: true
+      store:
+        description: Store that it judged.
+        type: str
       passed:
         description: Whether it let the operation pass. Not given when it is not known, which is a refusal.
         type: bool
@@ -457,6 +460,7 @@ SPECIFICATION: dict[str, Any] = {
         "default": [],
         "options": {
             "name": {"type": "str", "required": True},
+            "store": {"type": "str"},
             "passed": {"type": "bool"},
             "reason": {"type": "str", "default": ""},
             "overridden": {"type": "str"},

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from urllib.parse import parse_qs
 
 import pytest
 from ansible_collections.muster.platform.plugins.module_utils import _object_storage as client
@@ -105,9 +106,9 @@ class World:
             except self.program.Refused as error:
                 return 409, json.dumps({"error": str(error)}).encode()
         filer = self.filers[host]
-        path = path.partition("?")[0]
+        path, _mark, query = path.partition("?")
         if method == "GET" and path.endswith("/"):
-            return 200, self.listing(filer, path)
+            return self.listing(filer, path, parse_qs(query))
         if method == "PUT":
             filer[path] = body or b""
             self.copy()
@@ -119,13 +120,16 @@ class World:
         return (200, filer[path]) if path in filer else (404, b"")
 
     @staticmethod
-    def listing(filer: dict[str, bytes], directory: str) -> bytes:
+    def listing(filer: dict[str, bytes], directory: str, query: dict[str, list[str]]) -> tuple[int, bytes]:
         names = {path.removeprefix(directory).split("/")[0] for path in filer if path.startswith(directory)}
+        after, most = query.get("lastFileName", [""])[0], int(query.get("limit", ["100000"])[0])
         entries = [
             {"FullPath": directory + name, "Mode": 0 if directory + name in filer else client.DIRECTORY}
             for name in sorted(names)
+            if name > after
         ]
-        return json.dumps({"Entries": entries}).encode()
+        # As the real one: null where nothing is left, and nothing at all where there is no directory.
+        return (200, json.dumps({"Entries": entries[:most] or None}).encode()) if names else (404, b"")
 
     def request(
         self, method: str, host: str, port: int, path: str, body: bytes | None = None, **_more: Any

@@ -214,14 +214,17 @@ class Rabbitmq(Server):
         self.answer: Callable[[int], list[Any]] = lambda tag: [spec.Basic.Ack(tag)]
         self.refuse: Any = None
         self.consumers = 0
-        self.withheld = 0
+        self.withheld = 0  # messages that are ready, and are not delivered
+        self.expires = 0  # messages that are gone when a consumer comes
+        self.missing = False
+        self.login = b"\0muster_canary\0very-secret"
 
     def talk(self, peer: Peer) -> None:
         assert peer.exactly(8) == b"AMQP\0\0\x09\x01"
         properties = {"cluster_name": "muster-north"}
         start = spec.Connection.Start(mechanisms="PLAIN", locales="en_US", server_properties=properties)
         self.send(peer, 0, start)
-        assert self.frame(peer).method.response == b"\0muster_canary\0very-secret"
+        assert self.frame(peer).method.response == self.login
         self.send(peer, 0, spec.Connection.Tune(100, 131072, 60))
         self.frame(peer)
         assert self.frame(peer).method.virtual_host == "muster"
@@ -241,8 +244,12 @@ class Rabbitmq(Server):
         method, channel = getattr(found, "method", None), found.channel_number
         if isinstance(method, spec.Basic.Publish):
             self.publish(peer, method)
+        elif isinstance(method, spec.Queue.Declare) and self.missing:
+            self.send(
+                peer, channel, spec.Channel.Close(404, f"NOT_FOUND - no queue '{method.queue}'", 50, 10)
+            )
         elif isinstance(method, spec.Queue.Declare):
-            ready = 0 if self.consumers else len(self.messages)
+            ready = self.withheld if self.consumers else len(self.messages)
             self.send(peer, channel, spec.Queue.DeclareOk(method.queue, ready, self.consumers))
         elif isinstance(method, spec.Basic.Consume):
             self.deliver(peer, channel, method)
@@ -272,6 +279,7 @@ class Rabbitmq(Server):
         self.consumers += 1
         peer.reads = True
         self.send(peer, channel, spec.Basic.ConsumeOk(consume.consumer_tag))
+        del self.messages[: self.expires]
         for tag, (number, _mode) in enumerate(self.messages[: len(self.messages) - self.withheld], 1):
             frames = (
                 frame.Method(channel, spec.Basic.Deliver(consume.consumer_tag, tag, False, "e", "r")),

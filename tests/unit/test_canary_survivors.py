@@ -14,8 +14,12 @@ from typing import Any
 
 import pytest
 import valkey
-from ansible_collections.muster.platform.plugins.module_utils import _ledger, _survivors_stores
-from ansible_collections.muster.platform.plugins.modules import canary_window, dr_lag
+from ansible_collections.muster.platform.plugins.module_utils import (
+    _canary_queue,
+    _ledger,
+    _survivors_stores,
+)
+from ansible_collections.muster.platform.plugins.modules import canary_window, dr_lag, object_storage_held
 from store_fakes import Gate, Objects, Rabbitmq, Server, Valkey
 
 Module = Callable[..., dict[str, Any]]
@@ -185,6 +189,7 @@ def test_a_store_whose_standby_lets_nobody_read_is_refused(witness: Witness, pki
         dr_lag, {"config": witness.write(), "store": "rabbitmq", "target_hosts": [{"host": "localhost"}]}
     )
     assert "is of the type rabbitmq, which dr_lag cannot ask" in found["msg"]
+    assert "give held" in found["msg"]
 
 
 # --- RabbitMQ --------------------------------------------------------------------------------
@@ -237,16 +242,25 @@ def test_a_queue_that_somebody_else_reads_is_not_known(witness: Witness, rabbitm
 def test_a_queue_that_gives_less_than_it_has_is_not_known(
     witness: Witness, rabbitmq: Rabbitmq, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_survivors_stores, "IDLE", 0.5)
+    monkeypatch.setattr(_canary_queue, "PAUSE", 0.1)
+    monkeypatch.setattr(_canary_queue, "IDLE", 0.5)
     rabbitmq.messages = [(str(number), 2) for number in range(11, 21)]
     rabbitmq.withheld = 3
     assert "has 10 messages, and gave 7" in witness.window("rabbitmq")["error"]
 
 
+def test_what_expires_while_it_is_read_is_not_waited_for(witness: Witness, rabbitmq: Rabbitmq) -> None:
+    """A standby whose primary is dead loses its oldest messages all the time, and gets no new ones."""
+    rabbitmq.messages = [(str(number), 2) for number in range(11, 21)]
+    rabbitmq.expires = 3
+    surviving = witness.window("rabbitmq")
+    assert (surviving["sequences"], surviving["error"]) == ("14-20", None)
+
+
 def test_a_queue_that_is_too_long_is_told(
     witness: Witness, rabbitmq: Rabbitmq, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_survivors_stores, "PREFETCH", 5)
+    monkeypatch.setattr(_canary_queue, "PREFETCH", 5)
     rabbitmq.messages = [(str(number), 2) for number in range(11, 21)]
     assert "give it a shorter x-message-ttl" in witness.window("rabbitmq")["error"]
 
@@ -300,3 +314,5 @@ def test_the_modules_know_how_the_daemon_keeps_its_numbers() -> None:
     here = _survivors_stores
     assert (bits.BLOCK, bits.STATE, bits.PREFIX) == (here.BLOCK, here.STATE, here.PREFIX)
     assert (objects.PREFIX, objects.REGION, objects.DIGITS) == (here.OBJECTS, here.REGION, here.DIGITS)
+    held = object_storage_held
+    assert (f"{held.FOLDER}/", held.DIGITS) == (objects.PREFIX, objects.DIGITS)

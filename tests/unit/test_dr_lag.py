@@ -199,6 +199,7 @@ def test_what_the_standby_lacks(world: World, measure: Module) -> None:
             "received_lsn": "0/5000148",
             "replayed_lsn": "0/5000148",
         },
+        "timeline_of": "server",
         "reason": None,
     }
     (asked,) = world.asked
@@ -314,6 +315,55 @@ def test_the_next_host_answers(world: World, measure: Module) -> None:
     assert world.asked[1]["port"] == 5432
 
 
+# --- what another has read ---------------------------------------------------------------------
+
+
+def of_type(world: World, kind: str) -> None:
+    config = json.loads((world.directory / "canary.json").read_text())
+    config["stores"][0]["type"] = kind
+    (world.directory / "canary.json").write_text(json.dumps(config))
+
+
+def given(*ranges: Any, **more: Any) -> dict[str, Any]:
+    return {"target_hosts": None, "held": {"host": "s2", "ranges": list(ranges)}, **more}
+
+
+@pytest.mark.parametrize("kind", ["rabbitmq", "object_storage", "valkey"])
+def test_what_was_read_elsewhere_is_counted_and_nobody_is_asked(
+    world: World, measure: Module, kind: str
+) -> None:
+    of_type(world, kind)
+    result = measure(**given([1, 110], [111, 120], [122, 126]))
+    assert (result["lag_writes"], result["held_sequence"], result["held_timeline"]) == (5, 126, 3)
+    assert (result["lag_seconds"], result["silence_seconds"]) == (10.0, 4.0)
+    assert (result["timeline_of"], result["reason"]) == ("ledger", None)
+    assert result["answered_by"] == {
+        "host": "s2",
+        "in_recovery": None,
+        "timeline": None,
+        "received_lsn": None,
+        "replayed_lsn": None,
+    }
+    assert world.asked == []
+
+
+def test_what_was_acknowledged_since_it_was_read_counts_as_lacking(world: World, measure: Module) -> None:
+    world.write(*attempts(100, 40, 0))
+    assert measure(**given([100, 135]))["lag_writes"] == 5
+
+
+def test_a_postgresql_may_be_read_elsewhere_too(world: World, measure: Module) -> None:
+    result = measure(**given([100, 130]))
+    assert (result["lag_writes"], result["timeline_of"], world.asked) == (0, "server", [])
+
+
+def test_a_copy_that_holds_nothing_is_not_known(world: World, measure: Module) -> None:
+    of_type(world, "rabbitmq")
+    assert "holds none of what was acknowledged" in unknown(measure(**given()))
+    # Huge, and quick: only what was acknowledged is looked at.
+    assert "holds none of what was acknowledged" in unknown(measure(**given([131, 10**15])))
+
+
 # --- unknown ---------------------------------------------------------------------------------
 
 
@@ -396,6 +446,24 @@ def test_rows_of_other_stores_are_left_out(world: World, measure: Module) -> Non
         ({"window_seconds": 0}, "window_seconds is 0: it must be a number of seconds above 0"),
         ({"timeout": -1}, "timeout is -1"),
         ({"target_hosts": [{"port": 1}]}, "host"),
+        ({"target_hosts": None}, "neither target_hosts nor held is given"),
+        ({"held": {"host": "s2", "ranges": []}}, "target_hosts and held are both given"),
+        ({"target_hosts": None, "held": {"ranges": []}}, "host"),
+        *(
+            (given([1, 2], pair), f"held.ranges has {pair!r}: each range is a list of its first and")
+            for pair in (
+                [2, 1],
+                [-1, 2],
+                [1],
+                [1, 2, 3],
+                ["1", "2"],
+                [1, None],
+                [1.0, 2.0],
+                [True, 2],
+                7,
+                "1-2",
+            )
+        ),
     ],
 )
 def test_bad_input_is_told(parameters: dict[str, Any], message: str, measure: Module) -> None:

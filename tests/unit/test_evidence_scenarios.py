@@ -261,6 +261,7 @@ def test_times_come_from_the_phases_and_now_without_a_canary(judge: Run) -> None
         ({"passed": False, "overridden": ""}, False),
         ({"passed": False, "overridden": "approved by phone"}, True),
         ({"passed": False, "warns": True}, True),
+        ({"passed": True, "store": "valkey"}, True),
     ],
 )
 @pytest.mark.parametrize("make", [region_loss, restore, reprotect, switchover])
@@ -268,6 +269,7 @@ def test_a_gate_that_refused_fails_unless_overridden(
     make: Any, gate: dict[str, Any], passes: bool, judge: Run
 ) -> None:
     result = judge(make, gates=[{"name": "lag", **gate}])
+    assert result["evidence"]["gates"][0]["store"] == gate.get("store")
     if passes:
         assert result["reasons"] == []
     else:

@@ -130,6 +130,7 @@ def test_all_pass_with_the_target_alone() -> None:
     assert [gate["name"] for gate in answer["gates"]] == NAMES
     for gate in answer["gates"]:
         assert (gate["passed"], gate["overridden"], gate["warns"]) == (True, None, False), gate
+        assert gate["store"] == "postgresql"
         assert gate["reason"]
     assert answer["refused"] == answer["warned"] == answer["overrides_not_needed"] == []
     assert answer["not_evaluated"] == []
@@ -161,6 +162,12 @@ def test_rows_of_other_stores_say_nothing() -> None:
 )
 def test_which_gates_apply(operation: str, names: list[str]) -> None:
     assert [gate["name"] for gate in run(operation=operation)["gates"]] == names
+
+
+def test_each_gate_says_which_store_it_judged() -> None:
+    """Several stores are judged in one operation, and their rows are put together."""
+    rows = [{**row("s1"), "store": "valkey"}]
+    assert {gate["store"] for gate in run(store="valkey", statuses=rows, fail=False)["gates"]} == {"valkey"}
 
 
 def test_the_fence_is_judged_apart() -> None:
@@ -288,6 +295,50 @@ def test_same_timeline_unknown(more: dict[str, Any], sentence: str) -> None:
 def test_a_replica_elsewhere_does_not_count_when_the_leader_is_named() -> None:
     rows = [row("s1"), row("s2", timeline=2)]
     assert only("same_timeline", statuses=rows, target_leader="s1")["passed"]
+
+
+def counted(**more: Any) -> dict[str, Any]:
+    """The lag of a store whose hosts tell no timeline that the ledger knows."""
+    return lag(timeline_of="ledger", held_timeline=3, **more)
+
+
+def test_same_timeline_by_the_ledger_alone() -> None:
+    """Epochs of another count, of the target and of a primary that answers, mean nothing here."""
+    rows = [row("n1", "primary", timeline=8), row("s1", timeline=7), row("s2", timeline=None)]
+    found = only("same_timeline", statuses=rows, lag=counted())
+    assert found["passed"]
+    assert found["reason"] == "the newest write that s1 holds is of timeline 3, which was written last"
+    # PostgreSQL's own is asked of its hosts.
+    assert not only("same_timeline", statuses=rows, lag=counted() | {"timeline_of": "server"})["passed"]
+    assert not only("same_timeline", statuses=rows, lag=lag(held_timeline=3))["passed"]
+
+
+def test_a_copy_that_follows_an_older_timeline_of_the_ledger() -> None:
+    sentence = refuse("same_timeline", lag=counted(last_timeline=4, last_host="south"))
+    assert sentence.startswith(
+        "the newest write that s1 holds is of timeline 3, south, which acknowledged last, on 4; "
+    )
+
+
+@pytest.mark.parametrize(
+    ("more", "sentence"),
+    [
+        ({"held_timeline": None}, "the timeline of the newest write that s1 holds is not known; "),
+        (
+            {"held_timeline": None, "answered_by": None},
+            "the timeline of the newest write that south holds is not known; ",
+        ),
+        ({"last_timeline": None}, "the canary's ledger does not say which timeline was written last; "),
+        (
+            {"last_timeline": None, "held_timeline": None},
+            "the canary's ledger does not say which timeline was written last; ",
+        ),
+    ],
+)
+def test_a_timeline_that_the_ledger_does_not_know(more: dict[str, Any], sentence: str) -> None:
+    found = only("same_timeline", lag=counted() | more)
+    assert not found["passed"]
+    assert found["reason"].startswith(sentence)
 
 
 def test_receiver_alive() -> None:
