@@ -7,6 +7,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import time
@@ -18,6 +19,7 @@ from typing import Any
 from ansible_collections.muster.platform.plugins.module_utils import _valkey_isolated
 from ansible_collections.muster.platform.plugins.module_utils._errors import MusterError
 from ansible_collections.muster.platform.plugins.module_utils._files import write_file
+from ansible_collections.muster.platform.plugins.module_utils._room import room
 from ansible_collections.muster.platform.plugins.module_utils._systemd import systemctl
 from ansible_collections.muster.platform.plugins.module_utils._valkey import ELIGIBLE, NEVER
 from ansible_collections.muster.platform.plugins.module_utils._valkey_state import (
@@ -29,6 +31,7 @@ from ansible_collections.muster.platform.plugins.module_utils._valkey_state impo
 
 # As the program that takes the backups encrypts.
 CIPHER = ["openssl", "enc", "-d", "-aes-256-ctr", "-pbkdf2", "-iter", "200000", "-md", "sha256"]
+CHECK_RDB = "/usr/bin/valkey-check-rdb"
 PROOF = "/var/lib/muster/valkey-restore-proof.json"
 BASE = "appendonly.aof.1.base.rdb"
 Params = Mapping[str, Any]
@@ -77,22 +80,30 @@ def decrypt(backup: Path, target: Path, key: str, wanted: str) -> None:
         )
 
 
-def isolated(params: Params, check: bool) -> dict[str, Any]:
-    """Decrypt, let a server read all of it, and leave it stopped."""
+def counted(file: Path) -> int:
+    """How many keys an RDB holds, by the program that checks one: not by the server that is to read them."""
+    done = subprocess.run(  # pylint: disable=ansible-bad-function
+        [CHECK_RDB, str(file)], capture_output=True, text=True, errors="replace", check=False
+    )
+    found = re.search(r"^\[info\] (\d+) keys read$", done.stdout, re.MULTILINE)
+    if done.returncode != 0 or found is None:
+        said = (done.stdout + done.stderr).strip().splitlines()
+        raise MusterError(f"{CHECK_RDB} does not read the RDB: {said[-1] if said else done.returncode}")
+    return int(found[1])
+
+
+def read_back(params: Params, backup: Path, proof: Mapping[str, Any], directory: Path) -> dict[str, Any]:
+    """Decrypt into a directory and let a server read all of it; what was found, and whether that was all."""
     began = time.monotonic()
-    backup, proof = find(params)
-    directory = Path(params["directory"])
-    if directory.exists() and any(directory.iterdir()):
-        raise MusterError(f"{directory} is not empty: nothing was restored")
-    if check:
-        return {"changed": True, "restored": {"backup": str(backup), "taken_at": proof["taken_at"]}}
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     _valkey_isolated.check_room(directory, backup.stat().st_size)
     decrypt(backup, directory / "dump.rdb", params["key"], proof["sha256"])
+    wanted = counted(directory / "dump.rdb")
     with _valkey_isolated.served(directory, False, params["timeout"]) as client:
         keys = sum(int(found["keys"]) for found in client.info("keyspace").values())
-        expired = int(client.info("persistence").get("rdb_last_load_keys_expired", 0))
-    restored = {
+        persistence = client.info("persistence")
+    # Not the keys that are there now: some expire while they are counted.
+    loaded, expired = (int(persistence[f"rdb_last_load_keys_{what}"]) for what in ("loaded", "expired"))
+    return {
         "backup": str(backup),
         "taken_at": proof["taken_at"],
         "proven_at": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
@@ -101,9 +112,53 @@ def isolated(params: Params, check: bool) -> dict[str, Any]:
         "keys_expired": expired,
         "bytes": (directory / "dump.rdb").stat().st_size,
         "seconds": round(time.monotonic() - began, 3),
+        "checks": [
+            {
+                "name": "sha256",
+                "passed": True,  # decrypt() ends with an error otherwise
+                "detail": f"it decrypts to the RDB that was saved, byte for byte ({proof['sha256']})",
+            },
+            {
+                "name": "keys",
+                "passed": loaded + expired == wanted,
+                "detail": f"of {wanted} keys a server read {loaded}, and {expired} more had expired",
+            },
+        ],
     }
-    os.makedirs(os.path.dirname(PROOF), exist_ok=True)
-    write_file(PROOF, json.dumps(restored), 0o644)
+
+
+def note(restored: Mapping[str, Any]) -> None:
+    """The status tells it from then on: only what passed every check is a proof."""
+    if all(check["passed"] for check in restored["checks"]):
+        os.makedirs(os.path.dirname(PROOF), exist_ok=True)
+        write_file(PROOF, json.dumps(restored), 0o644)
+
+
+def isolated(params: Params, check: bool) -> dict[str, Any]:
+    """Decrypt, let a server read all of it, and leave it stopped."""
+    backup, proof = find(params)
+    directory = Path(params["directory"])
+    if directory.exists() and any(directory.iterdir()):
+        raise MusterError(f"{directory} is not empty: nothing was restored")
+    if check:
+        return {"changed": True, "restored": {"backup": str(backup), "taken_at": proof["taken_at"]}}
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    restored = read_back(params, backup, proof, directory)
+    # What is restored here may replace live data next.
+    for failed in (found for found in restored["checks"] if not found["passed"]):
+        raise MusterError(f"{backup} is not restored whole: {failed['detail']}")
+    note(restored)
+    return {"changed": True, "restored": restored}
+
+
+def prove(params: Params, check: bool) -> dict[str, Any]:
+    """The same in a directory of its own, of which nothing is left."""
+    backup, proof = find(params)
+    if check:
+        return {"changed": True, "restored": {"backup": str(backup), "taken_at": proof["taken_at"]}}
+    with room(Path(params["directory"])) as directory:
+        restored = read_back(params, backup, proof, directory)
+    note(restored)
     return {"changed": True, "restored": restored}
 
 
@@ -156,4 +211,5 @@ def put(place: Place, source: Path) -> None:
 
 
 def run(params: Params, check: bool) -> dict[str, Any]:
-    return isolated(params, check) if params["step"] == "isolated" else replace(params, check)
+    steps = {"isolated": isolated, "prove": prove, "replace": replace}
+    return steps[params["step"]](params, check)

@@ -42,6 +42,10 @@ options:
     description: File on this host that notes when the copy was proven last.
     type: path
     default: /var/lib/muster/object-storage-backup.json
+  restore_proof:
+    description: File on this host that notes when files were last read whole from the copy, and were right.
+    type: path
+    default: /var/lib/muster/object-storage-restore-proof.json
 extends_documentation_fragment:
   - muster.platform.object_storage
   - muster.platform.info
@@ -146,7 +150,7 @@ def role_of(own: Region, fenced: bool) -> str:
 
 
 def noted(path: str) -> str | None:
-    """When the copy was proven last, as far as this host knows."""
+    """When something was proven last, as far as this host knows."""
     try:
         told: str | None = json.loads(Path(path).read_text(encoding="utf-8")).get("proven_at")
     except (OSError, ValueError, AttributeError):
@@ -155,7 +159,7 @@ def noted(path: str) -> str | None:
 
 
 def status_of(
-    stores: Stores, found: dict[str, Region], fenced: bool, at: float, backup_proof: str
+    stores: Stores, found: dict[str, Region], fenced: bool, at: float, params: dict[str, Any]
 ) -> dict[str, Any]:
     own = found[stores.region]
     primaries = [region for region in found.values() if region.open]
@@ -175,8 +179,8 @@ def status_of(
         "timeline": own.epoch or None if own.open else beat.get("epoch"),
         "lag_bytes": 0 if own.open else None,
         "lag_seconds": lag,
-        "last_backup_at": noted(backup_proof),
-        "last_restore_proof_at": None,
+        "last_backup_at": noted(params["backup_proof"]),
+        "last_restore_proof_at": noted(params["restore_proof"]),
         "versions": {"seaweedfs": stores.given["version"]},
     }
 
@@ -224,9 +228,7 @@ def run(params: dict[str, Any]) -> dict[str, Any]:
     primaries = [region.name for region in found.values() if region.open]
     own = found[stores.region]
     return {
-        "recovery_status": status_of(
-            stores, found, fenced, datetime.now(UTC).timestamp(), params["backup_proof"]
-        ),
+        "recovery_status": status_of(stores, found, fenced, datetime.now(UTC).timestamp(), params),
         "primary_region": primaries[0] if len(primaries) == 1 else None,
         "leader": own.host if own.known and own.role and not own.told.get("reason") else None,
         "regions": {
@@ -247,6 +249,7 @@ def main() -> None:
             "secret_key": {"type": "str", "no_log": True},
             "signing_region": {"type": "str", "default": "us-east-1"},
             "backup_proof": {"type": "path", "default": "/var/lib/muster/object-storage-backup.json"},
+            "restore_proof": {"type": "path", "default": "/var/lib/muster/object-storage-restore-proof.json"},
         },
         required_by={"endpoint": ["bucket", "access_key", "secret_key"]},
         supports_check_mode=True,

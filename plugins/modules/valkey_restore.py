@@ -11,7 +11,10 @@ version_added: 0.1.0
 description:
   - "V(isolated) decrypts a backup of this host into a directory, has a server that nobody else reaches
     read all of
-    it, and leaves it stopped there. What was found is the proof that the backup restores."
+    it, and leaves it stopped there. It fails when not all keys were read. What was found is the proof that
+    the backup restores."
+  - "V(prove) does the same in a directory of its own within O(directory), removes it, and returns what was
+    checked. Only what passed is noted as a proof."
   - "V(replace) is one host's part of a restore into place: it stops Valkey and Sentinel, moves the old
     data aside, and
     makes the host the primary with the restored data, or a replica of that host. Nothing is started."
@@ -19,7 +22,7 @@ options:
   step:
     description: What to do.
     type: str
-    choices: [isolated, replace]
+    choices: [isolated, prove, replace]
     required: true
   host:
     description: This host.
@@ -38,7 +41,9 @@ options:
     type: path
     default: /etc/muster/valkey-backup.key
   directory:
-    description: Directory to restore into, missing or empty, which the user valkey can reach.
+    description:
+      - Directory to restore into, missing or empty, which the user valkey can reach. For V(prove) one that is
+        there and may hold anything.
     type: path
     required: true
   upstream:
@@ -81,8 +86,8 @@ RETURN = r"""
 restored:
   description:
     - "What was restored: C(backup), C(taken_at) and C(proven_at) (UTC), C(host), C(key_count), C(bytes) and
-      C(seconds)."
-  returned: for O(step=isolated)
+      C(seconds); C(checks), each with C(name), C(passed) and C(detail)."
+  returned: for O(step=isolated) and O(step=prove)
   type: dict
 old_directory:
   description: Where the data that was in place is; null when there was none, or it was removed.
@@ -98,7 +103,7 @@ from ansible_collections.muster.platform.plugins.module_utils._errors import Mus
 def main() -> None:
     module = AnsibleModule(
         argument_spec={
-            "step": {"type": "str", "choices": ["isolated", "replace"], "required": True},
+            "step": {"type": "str", "choices": ["isolated", "prove", "replace"], "required": True},
             "host": {"type": "str", "required": True},
             "backup": {"type": "str", "default": "latest"},
             "backup_directory": {"type": "path", "default": "/var/backups/muster/valkey"},

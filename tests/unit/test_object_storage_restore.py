@@ -13,7 +13,11 @@ from typing import Any
 import pytest
 from ansible_collections.muster.platform.plugins.module_utils import _s3
 from ansible_collections.muster.platform.plugins.module_utils._object_storage import Stores
-from ansible_collections.muster.platform.plugins.modules import object_storage_backup, object_storage_restore
+from ansible_collections.muster.platform.plugins.modules import (
+    object_storage_backup,
+    object_storage_info,
+    object_storage_restore,
+)
 from object_world import World, regions
 
 __all__ = ["regions"]
@@ -154,6 +158,7 @@ def backup(run_module: Run, world: World, tmp_path: Path, **more: Any) -> dict[s
     given = {
         "configuration": world.configuration["south"],
         "proof": str(tmp_path / "var/proof.json"),
+        "restore_proof": str(tmp_path / "var/restore.json"),
         "timeout": 0.3,
     }
     return run_module(object_storage_backup, {**given, **more})
@@ -164,6 +169,43 @@ def test_a_backup_is_a_proven_copy(copied: World, run_module: Run, tmp_path: Pat
     assert (proof["source"], proof["target"], proof["sampled"]) == ("north-1", "south-1", 5)
     assert proof["sampled_bytes"] > 0
     assert json.loads((tmp_path / "var/proof.json").read_text()) == proof
+    assert proof["began_at"] <= proof["proven_at"]
+
+
+def told(run_module: Run, world: World, tmp_path: Path) -> list[str | None]:
+    notes = {
+        "backup_proof": str(tmp_path / "var/proof.json"),
+        "restore_proof": str(tmp_path / "var/restore.json"),
+    }
+    given = {"configuration": world.configuration["south"], "region": "south", **notes}
+    status = run_module(object_storage_info, given)["recovery_status"]
+    return [status[key] for key in ("last_backup_at", "last_restore_proof_at")]
+
+
+def test_what_was_read_whole_from_the_copy_is_a_restore_proof(
+    copied: World, run_module: Run, tmp_path: Path
+) -> None:
+    assert told(run_module, copied, tmp_path) == [None, None]
+    proof = backup(run_module, copied, tmp_path)["proof"]
+    assert all(check["passed"] for check in proof["checks"])
+    size = sum(len(body) for path, body in copied.filers["south-1"].items() if path.startswith("/buckets/b/"))
+    assert (
+        proof["checks"][2]["detail"] == f"5 files ({size} bytes) read whole from south-1 are what was written"
+    )
+    assert told(run_module, copied, tmp_path) == [proof["proven_at"]] * 2
+
+
+@pytest.mark.parametrize("empty", [False, True])
+def test_without_a_file_that_was_read_nothing_is_proven_to_restore(
+    copied: World, run_module: Run, tmp_path: Path, empty: bool
+) -> None:
+    for filer in copied.filers.values():
+        for path in [path for path in filer if empty and path.startswith("/buckets/b/")]:
+            del filer[path]
+    proof = backup(run_module, copied, tmp_path, **({} if empty else {"samples": 0}))["proof"]
+    assert [check["passed"] for check in proof["checks"]] == [True, True, False]
+    assert proof["checks"][2]["detail"] == "no file was read from south-1, so nothing is proven to restore"
+    assert told(run_module, copied, tmp_path) == [proof["proven_at"], None]
 
 
 def test_a_copy_that_lacks_something_is_no_backup(copied: World, run_module: Run, tmp_path: Path) -> None:

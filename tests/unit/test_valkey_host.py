@@ -27,6 +27,7 @@ from ansible_collections.muster.platform.plugins.module_utils import (
     _valkey_restore,
     _valkey_state,
 )
+from ansible_collections.muster.platform.plugins.module_utils import _valkey_status as valkey_status
 from ansible_collections.muster.platform.plugins.module_utils._errors import MusterError
 from ansible_collections.muster.platform.plugins.modules import (
     valkey_fence,
@@ -922,30 +923,102 @@ def take(tmp_path: Path, text: bytes = b"an RDB", passphrase: str = "a long pass
     }
 
 
+class Read:
+    """What a server on the copy says, and what valkey-check-rdb counts."""
+
+    def __init__(self, program: Path) -> None:
+        self.program = program
+        self.loaded = 6
+        self.rooms: list[Path] = []
+        self.says("[offset 9] Checksum OK\n[info] 7 keys read\n[info] 1 expires")
+
+    def says(self, text: str, code: int = 0) -> None:
+        self.program.write_text(f"#!/bin/sh\ncat <<END\n{text}\nEND\nexit {code}\n")
+        self.program.chmod(0o755)
+
+    def info(self, section: str) -> dict[str, Any]:
+        if section == "keyspace":
+            return {"db0": {"keys": 6}}
+        return {"rdb_last_load_keys_loaded": self.loaded, "rdb_last_load_keys_expired": 1}
+
+
 @pytest.fixture
-def read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Read:
+    found = Read(tmp_path / "valkey-check-rdb")
+
     @contextlib.contextmanager
     def served(directory: Path, append_only: bool, timeout: float, user: str = "") -> Any:
         assert (directory / "dump.rdb").read_bytes() == b"an RDB"
         assert not append_only
-        yield SimpleNamespace(info=lambda section: {"db0": {"keys": 7}} if section == "keyspace" else {})
+        found.rooms.append(directory)
+        yield found
 
     monkeypatch.setattr(_valkey_isolated, "served", served)
     monkeypatch.setattr(_valkey_restore, "PROOF", str(tmp_path / "proof" / "restore.json"))
+    monkeypatch.setattr(_valkey_restore, "CHECK_RDB", str(found.program))
+    return found
 
 
-def test_a_backup_is_read_back(run_module: Run, tmp_path: Path, read: None) -> None:
+def test_a_backup_is_read_back(run_module: Run, tmp_path: Path, read: Read) -> None:
     arguments = take(tmp_path)
     assert b"an RDB" not in (tmp_path / "valkey-20261126T010000Z.rdb.enc").read_bytes()
     assert run_module(valkey_restore, arguments, check=True)["changed"] is True
     found = run_module(valkey_restore, arguments)["restored"]
-    assert (found["key_count"], found["taken_at"]) == (7, "2026-11-26T01:00:00Z")
+    assert (found["key_count"], found["taken_at"]) == (6, "2026-11-26T01:00:00Z")
     assert json.loads((tmp_path / "proof" / "restore.json").read_text())["proven_at"] == found["proven_at"]
     again = run_module(valkey_restore, arguments)
     assert again["msg"] == f"{tmp_path / 'restored'} is not empty: nothing was restored"
 
 
-def test_a_backup_that_is_none(run_module: Run, tmp_path: Path, read: None) -> None:
+def test_a_restore_of_which_keys_are_missing_fails(run_module: Run, tmp_path: Path, read: Read) -> None:
+    read.loaded = 5
+    found = run_module(valkey_restore, take(tmp_path))
+    assert found["msg"].endswith("is not restored whole: of 7 keys a server read 5, and 1 more had expired")
+    assert not (tmp_path / "proof").exists()
+
+
+def proving(tmp_path: Path) -> dict[str, Any]:
+    (tmp_path / "data").mkdir(exist_ok=True)
+    return {**take(tmp_path), "step": "prove", "directory": str(tmp_path / "data")}
+
+
+def test_a_proof_leaves_nothing_but_its_note(run_module: Run, tmp_path: Path, read: Read) -> None:
+    arguments = proving(tmp_path)
+    live, killed = tmp_path / "data" / "dump.rdb", tmp_path / "data" / ".restore-proof-killed"
+    live.write_text("live")
+    killed.mkdir()
+    assert run_module(valkey_restore, arguments, check=True)["changed"] is True
+    assert not read.rooms
+    found = run_module(valkey_restore, arguments)["restored"]
+    assert [(check["name"], check["passed"]) for check in found["checks"]] == [
+        ("sha256", True),
+        ("keys", True),
+    ]
+    assert found["checks"][1]["detail"] == "of 7 keys a server read 6, and 1 more had expired"
+    assert [path.name for path in (tmp_path / "data").iterdir()] == ["dump.rdb"]
+    assert live.read_text() == "live"
+    told = valkey_status.noted(str(tmp_path / "proof" / "restore.json"), "proven_at")
+    assert told == found["proven_at"]
+
+
+def test_what_is_not_proven_is_told_and_not_noted(run_module: Run, tmp_path: Path, read: Read) -> None:
+    arguments = proving(tmp_path)
+    read.loaded = 5
+    found = run_module(valkey_restore, arguments)["restored"]
+    assert [check["passed"] for check in found["checks"]] == [True, False]
+    read.says("Unexpected EOF reading RDB file", code=1)
+    found = run_module(valkey_restore, arguments)
+    assert found["msg"].endswith("valkey-check-rdb does not read the RDB: Unexpected EOF reading RDB file")
+    (tmp_path / "key").write_text("another passphrase\n")
+    assert "does not decrypt to what was saved" in run_module(valkey_restore, arguments)["msg"]
+    assert not list((tmp_path / "data").iterdir())
+    assert not (tmp_path / "proof").exists()
+    nowhere = str(tmp_path / "nowhere")
+    found = run_module(valkey_restore, {**arguments, "directory": nowhere})
+    assert found["msg"] == f"{nowhere} is no directory: nothing was restored"
+
+
+def test_a_backup_that_is_none(run_module: Run, tmp_path: Path, read: Read) -> None:
     arguments = take(tmp_path)
     (tmp_path / "valkey-20261126T010000Z.rdb.json").unlink()
     assert run_module(valkey_restore, arguments)["msg"] == f"north-1 has no proven backup in {tmp_path}"
@@ -953,7 +1026,7 @@ def test_a_backup_that_is_none(run_module: Run, tmp_path: Path, read: None) -> N
     assert "is no backup that was proven when it was taken" in found["msg"]
 
 
-def test_another_passphrase(run_module: Run, tmp_path: Path, read: None) -> None:
+def test_another_passphrase(run_module: Run, tmp_path: Path, read: Read) -> None:
     arguments = take(tmp_path)
     (tmp_path / "key").write_text("another passphrase\n")
     found = run_module(valkey_restore, arguments)
