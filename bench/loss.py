@@ -58,7 +58,7 @@ def measure(lab: Lab, rounds: int) -> list[Row]:
         drop(lab, lab.patroni("settle")["primary"])
     folder = lab.directory / "drills" / "latest"
     evidence = json.loads((folder / "evidence.json").read_text())
-    returned = json.loads((folder / "reprotect.json").read_text())["hosts"]
+    returned = json.loads((folder / "reprotect.json").read_text())["stores"]["postgresql"]
     copied = [host["host"] for host in returned if host["method"] == "clone"]
     if copied:
         raise BenchError(f"{', '.join(copied)} was copied anew, so the figure is not that of a rewind")
