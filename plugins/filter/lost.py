@@ -9,21 +9,32 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from ansible_collections.muster.platform.plugins.module_utils._ranges import to_ranges
+from ansible_collections.muster.platform.plugins.module_utils._ranges import read_ranges, to_ranges
 
 
 def rows(texts: Iterable[str]) -> Iterator[dict[str, str]]:
     return itertools.chain.from_iterable(csv.DictReader(text.splitlines()) for text in texts)
 
 
+def canary_of(hosts: Sequence[Mapping[str, Any]]) -> str | None:
+    """The canary's numbers that any host saved; None when no host knows."""
+    known = [str(host["canary"]) for host in hosts if host.get("canary") is not None]
+    if not known:
+        return None
+    return to_ranges(sorted(set().union(*map(read_ranges, known))))
+
+
 def lost_commits(
-    hosts: Sequence[Mapping[str, Any]], lists: Sequence[str], canary: Sequence[str]
+    stores: Mapping[str, Sequence[Mapping[str, Any]]], lists: Sequence[str], canary: Sequence[str]
 ) -> dict[str, Any]:
-    """One list of the hosts' lists; what two hosts have is one commit.
+    """One list of the hosts' lists of PostgreSQL; what two hosts have is one commit.
 
     When another host became primary after the link was cut, none of them has all. One host whose commits are
-    not known may have had any: then their number is not known either.
+    not known may have had any: then their number is not known either. The other stores tell the canary's
+    numbers by themselves.
     """
+    hosts = stores.get("postgresql", [])
+    others = {name: canary_of(told) for name, told in sorted(stores.items()) if name != "postgresql"}
     commits = {(row["committed_at"], int(row["xid"]), row["lsn"]) for row in rows(lists)}
     ordered = sorted(commits)
     unknown = [
@@ -37,7 +48,10 @@ def lost_commits(
             "reason": "; ".join(unknown),
             "first_at": ordered[0][0] if ordered else None,
             "last_at": ordered[-1][0] if ordered else None,
-            "canary_sequences": {"postgresql": to_ranges(numbers)} if canary else {},
+            "canary_sequences": {
+                **({"postgresql": to_ranges(numbers)} if canary else {}),
+                **{name: ranges for name, ranges in others.items() if ranges is not None},
+            },
         },
     }
 

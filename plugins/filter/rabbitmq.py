@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ansible_collections.muster.platform.plugins.module_utils import _rabbitmq_declared
-from ansible_collections.muster.platform.plugins.module_utils._rabbitmq_objects import hash_password
+from ansible_collections.muster.platform.plugins.module_utils._rabbitmq_declared import hash_password
 
 
 def rabbitmq_password_hash(password: str, pepper: str) -> str:

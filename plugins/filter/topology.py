@@ -51,19 +51,28 @@ def endpoints(hosts: Sequence[str], port: int) -> list[dict[str, Any]]:
 
 
 @cache
-def store_roles() -> list[str]:
-    """The roles that can be asked how they stand, and handed over: this is what makes a role a store."""
+def roles_with(*verbs: str) -> list[str]:
     roles = Path(__file__).resolve().parents[2] / "roles"
     return sorted(
         path.name
         for path in roles.iterdir()
-        if all((path / "tasks" / f"{verb}.yml").is_file() for verb in ("status", "handover"))
+        if all((path / "tasks" / f"{verb}.yml").is_file() for verb in verbs)
     )
 
 
-def stores(groups: Mapping[str, Sequence[str]], group_names: Sequence[str] | None = None) -> list[str]:
-    """The stores that the inventory has hosts for; with a host's groups only those of that host."""
-    found = [name for name in store_roles() if groups.get(name)]
+def store_roles(*verbs: str) -> list[str]:
+    """What makes a role a store is that it can be asked how it stands, and handed over."""
+    return roles_with("status", "handover", *verbs)
+
+
+def stores(
+    groups: Mapping[str, Sequence[str]], group_names: Sequence[str] | None = None, verb: str | None = None
+) -> list[str]:
+    """The stores that the inventory has hosts for.
+
+    With a host's groups only those of that host, and with a verb only those that have it.
+    """
+    found = [name for name in store_roles(*([verb] if verb else [])) if groups.get(name)]
     return found if group_names is None else [name for name in found if name in group_names]
 
 
@@ -75,16 +84,23 @@ def store_hosts(groups: Mapping[str, Sequence[str]], region_name: str = "") -> l
 
 
 def moved_by(
-    groups: Mapping[str, Sequence[str]], host: str, region_name: str, hosts: Sequence[str]
+    groups: Mapping[str, Sequence[str]],
+    host: str,
+    region_name: str,
+    hosts: Sequence[str],
+    leaders: Mapping[str, str | None] | None = None,
 ) -> list[str]:
     """The stores of a region that a host acts for: each has another one, as long as there are any.
 
-    C(hosts) are those that can be asked.
+    C(hosts) are those that can be asked. A leader that is among them acts for its store.
     """
     fit = {
         name: [member for member in members(groups, name, region_name) if member in hosts]
         for name in stores(groups)
     }
+    for name, leader in (leaders or {}).items():
+        if leader in fit.get(name, []):
+            fit[name] = [leader]
     acting: dict[str, str] = {}
     # Who has the least choice chooses first.
     for name, candidates in sorted(fit.items(), key=lambda item: len(item[1])):
@@ -92,6 +108,12 @@ def moved_by(
             free = [member for member in candidates if member not in acting.values()]
             acting[name] = (free or candidates)[0]
     return [name for name in fit if acting.get(name) == host]
+
+
+def undone(why: Sequence[str], stores: Sequence[str], done: Sequence[str], otherwise: str) -> list[str]:
+    """A sentence for each store that is not done: the one that was noted, or C(otherwise)."""
+    named = {sentence.partition(":")[0] for sentence in why}
+    return [*why, *(f"{name}: {otherwise}" for name in stores if name not in done and name not in named)]
 
 
 class FilterModule:
@@ -108,4 +130,5 @@ class FilterModule:
             "stores": stores,
             "store_hosts": store_hosts,
             "moved_by": moved_by,
+            "undone": undone,
         }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -69,10 +70,18 @@ STORES = {
 }
 
 
+def stores_with(verb: str) -> list[str]:
+    roles = Path(__file__).resolve().parents[2] / "roles"
+    names = ["object_storage", "postgresql", "valkey"]
+    return [name for name in names if (roles / name / "tasks" / f"{verb}.yml").is_file()]
+
+
 def test_a_store_is_a_role_that_can_be_handed_over_and_has_hosts() -> None:
     assert template("g | muster.platform.stores", g=STORES) == ["object_storage", "postgresql", "valkey"]
     assert template("g | muster.platform.stores(['haproxy', 'valkey'])", g=STORES) == ["valkey"]
     assert template("g | muster.platform.stores([])", g=STORES) == []
+    assert template("g | muster.platform.stores(verb='prove')", g=STORES) == stores_with("prove")
+    assert template("g | muster.platform.stores(['valkey'], 'juggle')", g=STORES) == []
 
 
 def test_the_hosts_of_all_stores_are_listed_once() -> None:
@@ -101,3 +110,27 @@ def test_who_has_the_least_choice_chooses_first() -> None:
     call = "g | muster.platform.moved_by(host, 'south', ['s1', 's2'])"
     assert template(call, g=groups, host="s1") == ["valkey"]
     assert template(call, g=groups, host="s2") == ["postgresql"]
+
+
+def test_a_leader_that_can_be_asked_acts_for_its_store() -> None:
+    call = "g | muster.platform.moved_by(host, 'south', hosts, leaders)"
+
+    def found(hosts: list[str], **leaders: str | None) -> dict[str, list[str]]:
+        acting = {
+            host: template(call, g=STORES, host=host, hosts=hosts, leaders=leaders) for host in STORES["all"]
+        }
+        return {host: stores for host, stores in acting.items() if stores}
+
+    assert found(STORES["all"], postgresql="s2", valkey=None) == {
+        "s1": ["valkey"],
+        "s2": ["object_storage", "postgresql"],
+    }
+    # One that is gone, or of the other region, leads nothing.
+    assert found(["s1", "s3"], postgresql="s2") == {"s1": ["postgresql"], "s3": ["valkey"]}
+    assert found(STORES["all"], postgresql="n1") == moved_by(STORES["all"])
+
+
+def test_what_is_not_done_has_a_sentence() -> None:
+    call = "why | muster.platform.undone(['a', 'b', 'c'], done, 'no host answers')"
+    assert template(call, why=[], done=["a", "b", "c"]) == []
+    assert template(call, why=["b: x: y"], done=["a"]) == ["b: x: y", "c: no host answers"]
