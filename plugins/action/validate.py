@@ -113,7 +113,7 @@ class ActionModule(ActionBase):
             *_inventory.check_objectives(
                 settings.get("dr_objectives"), stores(groups), self._timers(settings)
             ),
-            *_inventory.check_gates(settings),
+            *_inventory.check_gates(settings, stores(groups)),
             *_inventory.check_drill_timer(groups, settings),
             *_lease.check_autofailover(
                 groups, settings, defaults_of(role_spec("autofailover")), stores(groups)

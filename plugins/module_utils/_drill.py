@@ -18,7 +18,7 @@ from ansible_collections.muster.platform.plugins.module_utils import (
     _judge,
 )
 from ansible_collections.muster.platform.plugins.module_utils._errors import MusterError
-from ansible_collections.muster.platform.plugins.module_utils._ranges import to_ranges
+from ansible_collections.muster.platform.plugins.module_utils._ranges import read_ranges, to_ranges
 
 SCHEMA_VERSION = 2
 SURVIVING = ("sequences", "endpoint", "host", "region", "timeline", "position", "read_at")
@@ -33,10 +33,16 @@ def unpack_ledger(text: str) -> str:
 
 
 def primary_of(statuses: Iterable[Mapping[str, Any]], store: str) -> dict[str, Any]:
-    """Region, timeline and position of a store's one primary; nulls when there is not exactly one."""
+    """Region, timeline and position of a store's one primary; nulls when there is not exactly one.
+
+    The hosts of a cluster that takes writes at each of them are one.
+    """
     found = [
         status for status in statuses if status.get("store") == store and status.get("role") == "primary"
     ]
+    whose = {(status.get("region"), status.get("timeline")) for status in found}
+    if len(whose) == 1 and all(status.get("shared") for status in found):
+        found = found[:1]
     if len(found) != 1:
         return {"region": None, "timeline": None, "position": None}
     return {key: found[0].get(key) for key in ("region", "timeline", "position")}
@@ -92,7 +98,7 @@ def recovered(lost: str | None, exported: Any) -> str | None:
         return lost
     if exported is None:
         return None
-    both = _evidence.read_ranges(lost) & _evidence.read_ranges(str(exported))
+    both = read_ranges(lost) & read_ranges(str(exported))
     return to_ranges(sorted(both))
 
 
@@ -140,7 +146,7 @@ def collect_lost_commits(given: Mapping[str, Any] | None) -> dict[str, Any] | No
         return None
     sequences = {str(store): str(text or "") for store, text in (given["canary_sequences"] or {}).items()}
     for text in sequences.values():
-        _evidence.read_ranges(text)
+        read_ranges(text)
     if given["count"] is not None and given["count"] < 0:
         raise MusterError(f"lost_commits.count must be 0 or more, not {given['count']}")
     times = {
@@ -252,7 +258,7 @@ def summary(evidence: Mapping[str, Any]) -> list[str]:
             f" in {took}"
         )
     lines += [
-        f"gate {gate['name']} was overridden: {gate['overridden']}"
+        f"gate {_judge.gate_name(gate, evidence['gates'])} was overridden: {gate['overridden']}"
         for gate in evidence["gates"]
         if gate["overridden"]
     ]

@@ -17,7 +17,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from ansible_collections.muster.platform.plugins.module_utils._errors import MusterError
-from ansible_collections.muster.platform.plugins.module_utils._ranges import to_ranges
+from ansible_collections.muster.platform.plugins.module_utils._ranges import read_ranges, to_ranges
 
 COLUMNS = ["store", "sequence", "sent_at", "acknowledged_at", "endpoint", "answer"]
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -134,18 +134,6 @@ def parse_ledger(text: str) -> Ledger:
         except (ValueError, OverflowError) as error:
             ledger.unreadable.append(f"line {number}: {error}")
     return ledger
-
-
-def read_ranges(text: str) -> set[int]:
-    """The numbers of C(1-5,7)."""
-    numbers: set[int] = set()
-    for part in filter(None, text.split(",")):
-        low, _dash, high = part.partition("-")
-        try:
-            numbers.update(range(int(low), int(high or low) + 1))
-        except ValueError as error:
-            raise MusterError(f"not a range of numbers: {part}") from error
-    return numbers
 
 
 def some_ranges(text: str, most: int = 10) -> str:

@@ -294,6 +294,7 @@ class Gate:
     remedy: str
     overridable: bool = True
     warns: bool = False
+    platform: bool = False  # It judges the platform: what it says is the same for every store.
 
 
 # In the order in which they are told.
@@ -307,15 +308,15 @@ GATES: dict[str, Gate] = {
     "receiver_alive": Gate(
         receiver_alive, "repair the replication, or change dr_max_receiver_silence_seconds"
     ),
-    "fence_proven": Gate(fence_proven, "fence it by another provider", False),
-    "freeze_window": Gate(freeze_window, "wait, or change dr_freeze_windows"),
-    "approver": Gate(approver, "set dr_approver to who approves it"),
+    "fence_proven": Gate(fence_proven, "fence it by another provider", False, platform=True),
+    "freeze_window": Gate(freeze_window, "wait, or change dr_freeze_windows", platform=True),
+    "approver": Gate(approver, "set dr_approver to who approves it", platform=True),
     "backup_age": Gate(backup_age, "take a backup, or change dr_max_backup_age_hours"),
     "restore_proof_age": Gate(
         restore_proof_age, "run the restore drill, or change dr_max_restore_proof_age_days"
     ),
     "clock_offset": Gate(clock_offset, "set the clock right, or change dr_max_clock_offset_ms"),
-    "plan_unchanged": Gate(plan_unchanged, "drill the plan", warns=True),
+    "plan_unchanged": Gate(plan_unchanged, "drill the plan", warns=True, platform=True),
 }
 # The handover of a switchover proves lag and timeline itself, with the primary's help.
 APPLIES: dict[str, tuple[str, ...]] = {
@@ -378,7 +379,7 @@ def evaluate(facts: Facts, names: Sequence[str], overrides: Mapping[str, str]) -
         gates.append(
             {
                 "name": name,
-                "store": facts.store,
+                "store": None if gate.platform else facts.store,
                 "passed": passed,
                 "reason": reason,
                 "overridden": overridden,

@@ -134,8 +134,9 @@ def _check_rto(store: str, rto: float, timers: Mapping[str, float]) -> Iterator[
         )
 
 
-def check_gates(settings: Mapping[str, Any]) -> Iterator[str]:
+def check_gates(settings: Mapping[str, Any], stores: Sequence[str]) -> Iterator[str]:
     """What the gates and the lock of a DR operation read: told before the day on which it is needed."""
+    yield from _check_skips(settings.get("dr_skip_stores"), stores)
     for read, variable in (
         (_freeze.read_windows, "dr_freeze_windows"),
         (_gates.check_overrides, "dr_override"),
@@ -152,6 +153,23 @@ def check_gates(settings: Mapping[str, Any]) -> Iterator[str]:
             yield f"{variable} is {value!r}: it must be text that names {what}"
         elif variable == "dr_lock_takeover" and value is not None and not value.strip():
             yield "dr_lock_takeover is empty: it must give the reason for taking the lock over"
+
+
+def _check_skips(skips: Any, stores: Sequence[str]) -> Iterator[str]:
+    """The stores that a failover may leave behind when a gate refuses them."""
+    if skips is None:
+        return
+    if not isinstance(skips, Mapping):
+        yield (
+            f"dr_skip_stores is {skips!r}: it must be a dictionary of stores and reasons, "
+            'such as -e \'{"dr_skip_stores": {"valkey": "why"}}\''
+        )
+        return
+    for name, reason in skips.items():
+        if name not in stores:
+            yield f"dr_skip_stores names '{name}', which is no store here; there are: {', '.join(stores)}"
+        elif not isinstance(reason, str) or not reason.strip():
+            yield f"dr_skip_stores.{name} gives no reason: say why the others may go on without it"
 
 
 def _check_limit(variable: str, value: Any) -> Iterator[str]:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ansible_collections.muster.platform.plugins.module_utils import _evidence
-from ansible_collections.muster.platform.plugins.module_utils._ranges import to_ranges
+from ansible_collections.muster.platform.plugins.module_utils._ranges import read_ranges, to_ranges
 
 SCENARIOS = ("switchover", "region_loss", "partition", "restore", "failover", "reprotect")
 # These are measured by the canary, against the objectives.
@@ -92,8 +92,8 @@ def is_accounted(evidence: Mapping[str, Any]) -> bool:
 
 def unaccounted(store: Mapping[str, Any]) -> set[int]:
     """Lost writes that nobody saved from the old side."""
-    lost = _evidence.read_ranges(store["lost_sequences"] or "")
-    return lost - _evidence.read_ranges(store["recovered_sequences"] or "")
+    lost = read_ranges(store["lost_sequences"] or "")
+    return lost - read_ranges(store["recovered_sequences"] or "")
 
 
 def judge_lost_commits(evidence: Mapping[str, Any]) -> list[str]:
@@ -107,10 +107,10 @@ def judge_lost_commits(evidence: Mapping[str, Any]) -> list[str]:
         if gone:
             reasons.append(
                 f"{store['name']}: {len(gone)} of {store['rpo_lost_writes']} lost acknowledged writes are"
-                f" not among the {number_of(commits)}commits that were saved from the old side:"
+                f" not among {what_was_saved(store, commits)} saved from the old side:"
                 f" {_evidence.some_ranges(to_ranges(sorted(gone)))}"
             )
-    lost = any(store["rpo_lost_writes"] for store in stores)
+    lost = any(store["rpo_lost_writes"] for store in stores if store["name"] == "postgresql")
     if (lost or not stores) and (commits is None or commits["count"] is None):
         why = (commits or {}).get("reason") or "nobody reported them"
         reasons.append(f"the commits that only the old side had are not known: {why}")
@@ -121,13 +121,20 @@ def judge_lost_commits(evidence: Mapping[str, Any]) -> list[str]:
     return reasons
 
 
-def number_of(commits: Mapping[str, Any] | None) -> str:
-    return f"{commits['count']} " if commits and commits["count"] is not None else ""
+def what_was_saved(store: Mapping[str, Any], commits: Mapping[str, Any] | None) -> str:
+    if store["name"] != "postgresql":
+        return "what was"
+    number = f"{commits['count']} " if commits and commits["count"] is not None else ""
+    return f"the {number}commits that were"
 
 
 def judge_commit_list(commits: Mapping[str, Any], stores: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Each of the canary's writes is a commit of its own, so there cannot be fewer commits."""
-    saved = sum(len(_evidence.read_ranges(store["recovered_sequences"] or "")) for store in stores)
+    """Each of the canary's writes to PostgreSQL is a commit of its own, so there cannot be fewer commits."""
+    saved = sum(
+        len(read_ranges(store["recovered_sequences"] or ""))
+        for store in stores
+        if store["name"] == "postgresql"
+    )
     if saved <= commits["count"]:
         return []
     return [
@@ -136,9 +143,15 @@ def judge_commit_list(commits: Mapping[str, Any], stores: Sequence[Mapping[str, 
     ]
 
 
+def gate_name(gate: Mapping[str, Any], gates: Sequence[Mapping[str, Any]]) -> str:
+    """The gate's name, behind that of its store where several are judged."""
+    several = len({one.get("store") for one in gates} - {None}) > 1
+    return f"{gate['store']}: {gate['name']}" if several and gate.get("store") else str(gate["name"])
+
+
 def judge_gates(gates: Sequence[Mapping[str, Any]]) -> list[str]:
     return [
-        f"gate {gate['name']} refused: {gate['reason'] or 'it gave no reason'}"
+        f"gate {gate_name(gate, gates)} refused: {gate['reason'] or 'it gave no reason'}"
         for gate in gates
         if not gate["passed"] and not gate["overridden"] and not gate["warns"]
     ]

@@ -7,6 +7,8 @@ Only the standard library: the controller checks it too, before the first change
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -57,6 +59,10 @@ DEAD_LETTER = {"exchange": "dead-letter-exchange", "routing_key": "dead-letter-r
 SECRET = {"password"}
 
 Item = dict[str, Any]
+
+
+def hash_password(password: str, salt: bytes) -> str:
+    return base64.b64encode(salt + hashlib.sha256(salt + password.encode()).digest()).decode()
 
 
 def label(kind: str, item: Mapping[str, Any]) -> str:

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import base64
-import hashlib
 import hmac
 import json
 import secrets
@@ -33,17 +32,13 @@ FIXED = {"exchanges": "exchange", "queues": "queue"}
 OWN_COMPONENTS = ("shovel", "federation-upstream")
 
 
-def hash_password(password: str, salt: bytes) -> str:
-    return base64.b64encode(salt + hashlib.sha256(salt + password.encode()).digest()).decode()
-
-
 def has_password(user: Mapping[str, Any], password: str) -> bool:
     """Whether it is the password whose hash a user has."""
     try:
         known = base64.b64decode(user["password_hash"])
     except (KeyError, ValueError):
         return False
-    same = hmac.compare_digest(hash_password(password, known[:4]), user["password_hash"])
+    same = hmac.compare_digest(declared_.hash_password(password, known[:4]), user["password_hash"])
     return same and user.get("hashing_algorithm", HASHING) == HASHING
 
 
@@ -136,7 +131,7 @@ def _definition(kind: str, key: tuple[Any, ...], body: Any) -> dict[str, Any]:
         return {**dict(zip(names, key, strict=False)), "arguments": body}
     named = dict(zip(IDENTITY[kind], key, strict=True))
     if kind == "users":
-        hashed = hash_password(body["password"], secrets.token_bytes(4))
+        hashed = declared_.hash_password(body["password"], secrets.token_bytes(4))
         return {**named, "password_hash": hashed, "hashing_algorithm": HASHING, "tags": body["tags"]}
     if kind == "vhosts":
         return {**named, "metadata": {"default_queue_type": "quorum"}}

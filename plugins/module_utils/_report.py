@@ -28,6 +28,7 @@ from ansible_collections.muster.platform.plugins.module_utils._html import (
     tag,
     text,
 )
+from ansible_collections.muster.platform.plugins.module_utils._ranges import read_ranges
 
 MOST_SLICES = 200
 MOST_PHASES = 20
@@ -382,7 +383,7 @@ def writer_row(
 
 def lost_marks(store: Mapping[str, Any], rows: Sequence[_evidence.Row], scale: Scale, y: int) -> str:
     """Under the writers: what they acknowledged and the surviving copy does not hold."""
-    lost = _evidence.read_ranges(store["lost_sequences"] or "")
+    lost = read_ranges(store["lost_sequences"] or "")
     least = scale.span // 400
     drawn = []
     for stretch in _evidence.lost_stretches(rows, lost):

@@ -19,6 +19,7 @@ from ansible_collections.muster.platform.plugins.module_utils._html import (
     tag,
     text,
 )
+from ansible_collections.muster.platform.plugins.module_utils._ranges import read_ranges
 
 Evidence = Mapping[str, Any]
 MOST_LISTED = 10
@@ -33,7 +34,8 @@ def or_unknown(value: Any) -> str:
 
 def overrides(evidence: Evidence) -> str:
     """What was let through although a gate refused; nobody shall overlook it."""
-    lines = [override(gate) for gate in evidence["gates"] if gate["overridden"]]
+    all_of_them = evidence["gates"]
+    lines = [override(gate, all_of_them) for gate in all_of_them if gate["overridden"]]
     if not lines:
         return ""
     by = f" Approver: {text(evidence['approver'])}." if evidence["approver"] else ""
@@ -42,14 +44,17 @@ def overrides(evidence: Evidence) -> str:
     return tag("section", head + tag("ul", "".join(lines)), class_="overrides")
 
 
-def override(gate: Evidence) -> str:
+def override(gate: Evidence, all_of_them: Sequence[Evidence]) -> str:
     why = f": {text(gate['reason'])}" if gate["reason"] else ""
-    said = f"{tag('strong', text(gate['name']))} refused{why}. Overridden: {text(gate['overridden'])}"
-    return tag("li", said)
+    name = tag("strong", text(_judge.gate_name(gate, all_of_them)))
+    return tag("li", f"{name} refused{why}. Overridden: {text(gate['overridden'])}")
 
 
 def gates(evidence: Evidence) -> str:
-    rows = [[text(gate["name"]), gate_mark(gate), gate_seen(gate)] for gate in evidence["gates"]]
+    rows = [
+        [text(_judge.gate_name(gate, evidence["gates"])), gate_mark(gate), gate_seen(gate)]
+        for gate in evidence["gates"]
+    ]
     if not rows:
         return ""
     approver = tag("p", f"Approved by: {or_unknown(evidence['approver'])}", class_="small")
@@ -160,7 +165,7 @@ def lost_writes(evidence: Evidence, rows: Sequence[_evidence.Row]) -> str:
 
 def lost_of_store(evidence: Evidence, store: Evidence, rows: Sequence[_evidence.Row]) -> str:
     mine = [row for row in rows if row.store == store["name"]]
-    stretches = _evidence.lost_stretches(mine, _evidence.read_ranges(store["lost_sequences"]))
+    stretches = _evidence.lost_stretches(mine, read_ranges(store["lost_sequences"]))
     cells = [lost_stretch(stretch, store["recovered_sequences"]) for stretch in stretches[:MOST_LISTED]]
     head = ["Acknowledged", "By", "Writes", "Saved"]
     made = tag("h3", text(store["name"])) + table(head, cells, f"Lost writes of {store['name']}", (2, 3))
@@ -188,7 +193,7 @@ def accounted(store: Evidence) -> str:
 def lost_stretch(stretch: Sequence[_evidence.Row], saved: str | None) -> list[str]:
     """Consecutive lost writes: from when to when, by whom, and how many of them were saved."""
     times = [_evidence.show_time(row.ended)[11:23] for row in (stretch[0], stretch[-1])]
-    kept = _evidence.read_ranges(saved or "").intersection(row.sequence for row in stretch)
+    kept = read_ranges(saved or "").intersection(row.sequence for row in stretch)
     return [
         text(" \u2013 ".join(dict.fromkeys(times))),
         tag("span", text(", ".join(sorted({row.host for row in stretch}))), class_="whole"),

@@ -24,6 +24,12 @@ from ansible_collections.muster.platform.plugins.module_utils import _valkey_iso
 from ansible_collections.muster.platform.plugins.module_utils._errors import MusterError
 from ansible_collections.muster.platform.plugins.module_utils._fence import Fence
 from ansible_collections.muster.platform.plugins.module_utils._files import sync, write_file
+from ansible_collections.muster.platform.plugins.module_utils._ranges import to_ranges
+from ansible_collections.muster.platform.plugins.module_utils._survivors_stores import (
+    BLOCK,
+    PREFIX,
+    numbers_in,
+)
 from ansible_collections.muster.platform.plugins.module_utils._systemd import systemctl
 from ansible_collections.muster.platform.plugins.module_utils._valkey import (
     NEVER,
@@ -124,7 +130,8 @@ class Rejoin:
         data = directory / "data"
         append = (data / "appendonlydir").is_dir() and any((data / "appendonlydir").iterdir())
         if not append and not (data / "dump.rdb").exists():
-            return {"count": 0, "missing": 0, "different": 0, "bytes": 0, "file": None, "reason": "no data"}
+            nothing = dict.fromkeys(("count", "missing", "different", "bytes"), 0)
+            return {**nothing, "file": None, "reason": "no data", "canary": None}
         needed = _valkey_isolated.size_of(data)
         # A copy is served, so that what was saved stays as it was.
         served = Path(self.place.data) / "reprotect"
@@ -152,9 +159,10 @@ class Rejoin:
                     if sum(counts.values()) <= self.max_keys:
                         stream.write(json.dumps(entry) + "\n")
         os.replace(temporary, file)
+        canary = canary_of_one_side(old, new)
         count = sum(counts.values())
         reason = None if count <= self.max_keys else f"only the first {self.max_keys} are in the file"
-        return {"count": count, **counts, "file": str(file), "reason": reason}
+        return {"count": count, **counts, "file": str(file), "reason": reason, "canary": canary}
 
     # --- coming back ---
 
@@ -233,6 +241,18 @@ def differences(old: Any, new: Any, database: int) -> Iterator[dict[str, Any]]:
                 # As RESTORE takes it.
                 "dump_base64": base64.b64encode(have).decode(),
             }
+
+
+def canary_of_one_side(old: Any, new: Any) -> str:
+    """The canary's numbers that only the old side has, as ranges."""
+    for client in (old, new):
+        use(client, 0)
+    found: set[int] = set()
+    for key in old.scan_iter(match=f"{PREFIX}[0-9]*", count=BATCH):
+        first = int(key[len(PREFIX) :]) * BLOCK
+        mine, theirs = (set(numbers_in(client.get(key) or b"", first)) for client in (old, new))
+        found |= mine - theirs
+    return to_ranges(sorted(found))
 
 
 def batches(client: Any) -> Iterator[list[bytes]]:

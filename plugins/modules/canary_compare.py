@@ -67,8 +67,7 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.muster.platform.plugins.module_utils import _lag, _ledger
 from ansible_collections.muster.platform.plugins.module_utils._errors import MusterError
-from ansible_collections.muster.platform.plugins.module_utils._evidence import read_ranges
-from ansible_collections.muster.platform.plugins.module_utils._ranges import to_ranges
+from ansible_collections.muster.platform.plugins.module_utils._ranges import read_ranges, to_ranges
 
 
 def acknowledged(params: dict[str, Any]) -> list[int]:

@@ -173,7 +173,7 @@ gates:
   elements: dict
   contains:
     name: {description: Its name., type: str}
-    store: {description: O(store)., type: str}
+    store: {description: O(store); null where the gate judges the platform., type: str}
     passed: {description: Whether what it asks for is so., type: bool}
     reason:
       description: What was found, in one sentence, and what can be done when it did not pass.

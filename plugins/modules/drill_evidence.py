@@ -117,7 +117,7 @@ options:
         type: str
         required: true
       store:
-        description: Store that it judged.
+        description: Store that it judged. Not given when it judges the platform.
         type: str
       passed:
         description: Whether it let the operation pass. Not given when it is not known, which is a refusal.

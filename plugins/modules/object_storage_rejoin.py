@@ -20,6 +20,10 @@ options:
     description: Where the objects are kept, in a folder named after the moment of the fence.
     type: path
     default: /var/lib/muster/diverged
+  canary_bucket:
+    description: The bucket that the canary writes to, whose numbers are told of what was saved.
+    type: str
+    default: muster-canary
   timeout:
     description: Seconds that the storage server may take to start, and the copying to be complete, each.
     type: float
@@ -48,6 +52,7 @@ saved:
     objects: {description: How many files were saved., type: int}
     bytes: {description: How much that is., type: int}
     list: {description: "File with a JSON object a line: path, bytes and sha256.", type: str}
+    canary: {description: "The canary's numbers among them, as ranges such as V(1-5,7).", type: str}
 compared:
   description: How many files of the primary were found to be here too.
   returned: outside check mode
@@ -58,6 +63,7 @@ import hashlib
 import json
 import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +84,8 @@ from ansible_collections.muster.platform.plugins.module_utils._object_storage im
     missing,
     other_region,
 )
+from ansible_collections.muster.platform.plugins.module_utils._ranges import to_ranges
+from ansible_collections.muster.platform.plugins.module_utils._survivors_stores import OBJECTS
 from ansible_collections.muster.platform.plugins.module_utils._systemd import systemctl
 from ansible_collections.muster.platform.plugins.module_utils._wait import wait_until
 
@@ -146,11 +154,18 @@ class Rejoin:
             kept.write_bytes(body)
             saved[path] = {"path": path, "bytes": len(body), "sha256": hashlib.sha256(body).hexdigest()}
         if not saved:
-            return {"directory": None, "objects": 0, "bytes": 0, "list": None}
+            return {"directory": None, "objects": 0, "bytes": 0, "list": None, "canary": ""}
         write_file(listed, "".join(json.dumps(line) + "\n" for line in saved.values()), 0o600)
         os.sync()
         size = sum(line["bytes"] for line in saved.values())
-        return {"directory": str(self.directory), "objects": len(saved), "bytes": size, "list": str(listed)}
+        found = {"directory": str(self.directory), "objects": len(saved), "bytes": size, "list": str(listed)}
+        return {**found, "canary": to_ranges(sorted(self.canary(saved)))}
+
+    def canary(self, paths: Iterable[str]) -> set[int]:
+        """The canary's numbers among the objects."""
+        folder = f"/buckets/{self.params['canary_bucket']}/{OBJECTS}"
+        names = (path.removeprefix(folder) for path in paths if path.startswith(folder))
+        return {int(name) for name in names if name.isdecimal()}
 
     def forget(self, paths: list[str]) -> None:
         """Remove it here. All versions of an object go, so that the copy brings one story, not two mixed."""
@@ -202,6 +217,7 @@ def main() -> None:
         argument_spec={
             **OPTIONS,
             "save_directory": {"type": "path", "default": "/var/lib/muster/diverged"},
+            "canary_bucket": {"type": "str", "default": "muster-canary"},
             "timeout": {"type": "float", "default": 3600},
         },
         supports_check_mode=True,

@@ -63,7 +63,11 @@ recovery_status:
     healthy: {description: Whether there are no reasons against it., type: bool}
     reasons: {description: Why it is not healthy., type: list, elements: str}
     ready: {description: Whether a standby could take over now; null for what is none., type: bool}
-    position: {description: Null; messages have no common position., type: str}
+    position:
+      description:
+        - The messages in the region's queues, as the management API counted them some seconds ago. Messages
+          have no common position; this one tells that there is something, and about how much.
+      type: str
     timeline: {description: The region's epoch. It grows with each region that is opened., type: int}
     lag_bytes: {description: Null; RabbitMQ tells messages., type: int}
     lag_seconds: {description: Null; the canary measures it., type: float}
@@ -129,7 +133,7 @@ from ansible_collections.muster.platform.plugins.module_utils._rabbitmq_node imp
 
 def look(region: Region) -> dict[str, Any]:
     """One region as plain data."""
-    found: dict[str, Any] = dict.fromkeys(("role", "epoch", "leader", "error"))
+    found: dict[str, Any] = dict.fromkeys(("role", "epoch", "leader", "error", "position"))
     found |= {
         "moving_to": "",
         "members": dict.fromkeys(region.hosts),
@@ -142,6 +146,8 @@ def look(region: Region) -> dict[str, Any]:
         overview = region.request("GET", "/api/overview") or {}
     except MusterError as error:
         return found | {"error": str(error), "parsed": error}
+    total = (overview.get("queue_totals") or {}).get("messages")
+    found["position"] = None if total is None else f"{total} messages"
     found["versions"] = {
         "rabbitmq": overview.get("rabbitmq_version"), "erlang": overview.get("erlang_version"),
     }  # fmt: skip
@@ -274,7 +280,7 @@ def recovery_status(
         "healthy": not (marked or reasons),
         "reasons": [*marked, *reasons],
         "ready": ready,
-        "position": None,
+        "position": own["position"],
         "timeline": own["epoch"],
         "lag_bytes": None,
         "lag_seconds": None,

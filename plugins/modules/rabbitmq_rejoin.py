@@ -34,6 +34,12 @@ options:
         not handled, and that the other region has had a copy of.
     type: path
     default: /var/lib/muster/diverged
+  canary_queue:
+    description: The queue that the canary writes to, whose numbers are told of what was saved.
+    type: dict
+    suboptions:
+      vhost: {description: Its virtual host., type: str, required: true}
+      name: {description: Its name., type: str, required: true}
   timeout:
     description: Seconds for each wait.
     type: float
@@ -74,6 +80,7 @@ saved:
     only_here: {description: Messages not known to have reached the other region., type: int}
     copies: {description: Messages that the other region has had a copy of., type: int}
     queues: {description: "Messages of each queue, as vhost/name.", type: dict}
+    canary: {description: "The canary's numbers among them, as ranges such as V(1-5,7).", type: str}
 """
 
 from typing import Any
@@ -89,11 +96,19 @@ from ansible_collections.muster.platform.plugins.module_utils._rabbitmq import (
 )
 from ansible_collections.muster.platform.plugins.module_utils._rabbitmq_rejoin import Rejoin
 
+NAMED = {"type": "str", "required": True}
+
 
 def run(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
     region = own_region(params).name
+    canary = params["canary_queue"] or {"vhost": "", "name": ""}
     rejoin = Rejoin(
-        regions_from(params), region, with_passwords(params), params["save_directory"], params["timeout"]
+        regions_from(params),
+        region,
+        with_passwords(params),
+        params["save_directory"],
+        params["timeout"],
+        (canary["vhost"], canary["name"]),
     )
     primary = rejoin.look()
     if params["step"] == "look" or check_mode:
@@ -110,6 +125,7 @@ def main() -> None:
             "region": {"type": "str", "required": True},
             "holder": {"type": "str", "default": "dr_reprotect"},
             "save_directory": {"type": "path", "default": "/var/lib/muster/diverged"},
+            "canary_queue": {"type": "dict", "options": dict.fromkeys(("vhost", "name"), NAMED)},
             "timeout": {"type": "float", "default": 60},
         },
         supports_check_mode=True,

@@ -69,9 +69,8 @@ primary:
 saved:
   description:
     - "What was saved: C(count) of keys that only this side had (C(missing) and C(different)), C(file) that
-      lists them,
-      C(bytes) of the old data, C(directory), C(host), C(primary) and C(reason). Null when the host was
-      back already."
+      lists them, C(bytes) of the old data, C(directory), C(host), C(primary), C(reason) and C(canary), the
+      canary's numbers among them as ranges. Null when the host was back already."
   returned: for O(step=save)
   type: dict
 """

@@ -175,7 +175,7 @@ class Cluster:
         return [{"name": f"rabbit@{host}", "running": runs} for host, runs in self.running.items()]
 
     def do_overview(self, *_rest: Any) -> Any:
-        return {"rabbitmq_version": "4.0.5", "erlang_version": "27"}
+        return {"rabbitmq_version": "4.0.5", "erlang_version": "27", "queue_totals": {"messages": 12}}
 
     def do_shovels(self, *_rest: Any) -> Any:
         state = "running" if self.world.link_works else "starting"

@@ -18,7 +18,7 @@ from typing import Any
 import jsonschema
 import pytest
 from ansible.module_utils.testing import patch_module_args
-from ansible_collections.muster.platform.plugins.module_utils import _evidence
+from ansible_collections.muster.platform.plugins.module_utils import _drill, _evidence, _ranges
 from ansible_collections.muster.platform.plugins.module_utils._errors import MusterError
 from ansible_collections.muster.platform.plugins.modules import drill_evidence
 from drills import Drill, arguments, ranges, status
@@ -153,10 +153,10 @@ def test_times_are_exact() -> None:
 
 
 def test_ranges_are_read() -> None:
-    assert _evidence.read_ranges("1-3,7") == {1, 2, 3, 7}
-    assert _evidence.read_ranges("") == set()
+    assert _ranges.read_ranges("1-3,7") == {1, 2, 3, 7}
+    assert _ranges.read_ranges("") == set()
     with pytest.raises(MusterError, match="not a range of numbers: x-2"):
-        _evidence.read_ranges("x-2")
+        _ranges.read_ranges("x-2")
 
 
 # --- what is not known -----------------------------------------------------------------
@@ -245,6 +245,32 @@ def test_an_unknown_surviving_set_leaves_the_outage_known() -> None:
     assert figures["rpo_lost_writes"] is figures["rpo_seconds"] is figures["surviving_writes"] is None
     assert figures["outage_seconds"] == 0.74975
     assert figures["reasons"] == ["nobody could tell what survived: no endpoint leads anywhere"]
+
+
+# --- who was primary ---------------------------------------------------------------------
+
+
+def primary(region: str, timeline: int, shared: bool, role: str = "primary") -> dict[str, Any]:
+    said = {"store": "x", "role": role, "region": region, "timeline": timeline, "position": "9"}
+    return said | ({"shared": True} if shared else {})
+
+
+@pytest.mark.parametrize(
+    ("rows", "known"),
+    [
+        ([primary("north", 3, False), primary("south", 3, False, "standby")], True),
+        ([primary("north", 3, False)] * 2, False),
+        # Of a cluster each host takes writes; but not of two clusters, nor by two epochs.
+        ([primary("north", 3, True)] * 3, True),
+        ([primary("north", 3, True), primary("south", 3, True)], False),
+        ([primary("north", 3, True), primary("north", 4, True)], False),
+        ([primary("north", 3, True), primary("north", 3, False)], False),
+        ([], False),
+    ],
+)
+def test_one_writer_is_the_primary_and_of_two_nobody_is(rows: list[dict[str, Any]], known: bool) -> None:
+    found = _drill.primary_of(rows, "x")
+    assert found == ({"region": "north", "timeline": 3, "position": "9"} if known else dict.fromkeys(found))
 
 
 # --- the module --------------------------------------------------------------------------

@@ -276,6 +276,20 @@ def test_a_gate_that_refused_fails_unless_overridden(
         assert result["reasons"] == [f"gate lag refused: {gate.get('reason', 'it gave no reason')}"]
 
 
+def test_of_several_stores_a_gate_is_told_with_its_store(judge: Run) -> None:
+    gates = [
+        {"name": "approver", "passed": True, "reason": "approved by Ann"},
+        {"name": "lag_known", "store": "valkey", "passed": False, "overridden": "a cache"},
+        {"name": "lag_known", "store": "postgresql", "passed": False, "reason": "no host answers"},
+    ]
+    result = judge(region_loss, gates=gates)
+    assert result["reasons"] == ["gate postgresql: lag_known refused: no host answers"]
+    assert "gate valkey: lag_known was overridden: a cache" in result["summary"]
+    page = Path(result["report"]).read_text()
+    assert "valkey: lag_known</strong> refused" in page
+    assert all(f"<td>{name}" in page or f">{name}<" in page for name in ("approver", "postgresql: lag_known"))
+
+
 def test_an_override_is_shown_to_everybody(judge: Run) -> None:
     gate = {
         "name": "freeze",

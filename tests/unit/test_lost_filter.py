@@ -21,7 +21,7 @@ def host(name: str, count: int | None, reason: str = "") -> dict[str, Any]:
 
 def test_what_two_hosts_have_is_one_commit_and_none_has_all() -> None:
     found = lost_commits(
-        [host("north-1", 2), host("north-2", 2)],
+        {"postgresql": [host("north-1", 2), host("north-2", 2)]},
         [HEAD + FIRST + OTHER, HEAD + FIRST + SECOND],
         ['xid,note,sequence\n9,"a,b",41\n10,,43\n', 'xid,note,sequence\n9,"a,b",41\n10,,42\n'],
     )
@@ -37,7 +37,7 @@ def test_what_two_hosts_have_is_one_commit_and_none_has_all() -> None:
 
 def test_one_host_of_which_nothing_is_known_makes_the_number_unknown() -> None:
     hosts = [host("north-1", None, "the data directory is lost"), host("north-2", 1)]
-    found = lost_commits(hosts, [HEAD + FIRST], [])
+    found = lost_commits({"postgresql": hosts}, [HEAD + FIRST], [])
     assert found["evidence"]["count"] is None
     assert found["evidence"]["reason"] == "north-1: the data directory is lost"
     assert found["evidence"]["canary_sequences"] == {}
@@ -45,6 +45,16 @@ def test_one_host_of_which_nothing_is_known_makes_the_number_unknown() -> None:
 
 
 def test_nothing_lost_is_known_to_be_nothing() -> None:
-    found = lost_commits([host("north-1", 0)], [HEAD], [])
+    found = lost_commits({"postgresql": [host("north-1", 0)]}, [HEAD], [])
     assert found["csv"] == HEAD
     assert [found["evidence"][key] for key in ("count", "first_at", "last_at")] == [0, None, None]
+
+
+def test_the_other_stores_tell_the_numbers_that_their_hosts_saved() -> None:
+    stores = {
+        "valkey": [{"host": "north-1", "canary": "1-3"}, {"host": "north-2", "canary": "3,7"}],
+        "rabbitmq": [{"host": "north-1", "canary": ""}, {"host": "north-2", "canary": None}],
+        "object_storage": [{"host": "north-1", "canary": None}],
+    }
+    found = lost_commits(stores, [], [])["evidence"]
+    assert found["canary_sequences"] == {"valkey": "1-3,7", "rabbitmq": ""}, "nobody knows of the objects"

@@ -7,7 +7,7 @@ from __future__ import annotations
 import base64
 import copy
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -618,19 +618,27 @@ class Channel:
     def __init__(self, cluster: Any) -> None:
         self.cluster, self.tag = cluster, 0
 
-    def basic_get(self, name: str) -> tuple[Any, Any, Any]:
-        waiting = self.cluster.queues.get(name, [])
-        taken = self.tag
-        if taken >= len(waiting):
-            return None, None, None
-        self.tag, self.name = taken + 1, name
-        method = type(
-            "M", (), {"delivery_tag": self.tag, "exchange": "in", "routing_key": "k", "redelivered": False}
-        )
-        properties = SimpleNamespace(
-            message_id=str(waiting[taken]), reply_to="back", priority=None, headers={"h": [b"\0", 1]}
-        )
-        return method, properties, b"body"
+    def basic_qos(self, prefetch_count: int) -> None:
+        self.most = prefetch_count
+
+    def consume(self, name: str, inactivity_timeout: float) -> Iterator[tuple[Any, Any, Any]]:
+        """What waits, never more than may be unacknowledged, after a moment in which nothing comes."""
+        self.name = name
+        yield None, None, None
+        while True:
+            waiting = self.cluster.queues[name]
+            if self.tag >= min(self.most, len(waiting)):
+                yield None, None, None
+                continue
+            number, self.tag = waiting[self.tag], self.tag + 1
+            method = SimpleNamespace(delivery_tag=self.tag, exchange="x", routing_key="k", redelivered=False)
+            properties = SimpleNamespace(
+                message_id=str(number), reply_to="back", priority=None, headers={"h": [b"\0", 1]}
+            )
+            yield method, properties, b"body"
+
+    def cancel(self) -> None:
+        assert self.tag == 0, "something was taken and not acknowledged"
 
     def basic_ack(self, tag: int, multiple: bool) -> None:
         assert multiple
@@ -666,12 +674,14 @@ def lost(pair: World, monkeypatch: pytest.MonkeyPatch) -> World:
 
 
 def test_what_only_the_lost_region_has_is_saved_before_it_goes(
-    lost: World, run_module: Run, tmp_path: Path
+    lost: World, run_module: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     arguments = options(step="rejoin", region="north", save_directory=str(tmp_path))
+    arguments["canary_queue"] = {"vhost": "docs", "name": "q"}
+    monkeypatch.setattr(_rabbitmq_rejoin, "BATCH", 2)
     answer = run_module(rabbitmq_rejoin, arguments)
     saved = answer["saved"]
-    assert (saved["only_here"], saved["copies"]) == (2, 3)
+    assert (saved["only_here"], saved["copies"], saved["canary"]) == (2, 3, "1-4")
     lines = [
         json.loads(text) for text in Path(saved["directory"], "only-here.jsonl").read_text().splitlines()
     ]
@@ -813,7 +823,7 @@ def test_the_status_has_every_key(pair: World, info: Callable[..., dict[str, Any
         "healthy": True,
         "reasons": [],
         "ready": True,
-        "position": None,
+        "position": "12 messages",
         "timeline": 1,
         "lag_bytes": None,
         "lag_seconds": None,

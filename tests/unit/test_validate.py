@@ -279,3 +279,25 @@ def test_an_inventory_without_hosts() -> None:
         AnsibleError, match=r"^the inventory has no hosts; in the lab, `make lab` makes them$"
     ):
         run_action(validate, {}, variables)
+
+
+@pytest.mark.parametrize(
+    ("skips", "found"),
+    [
+        ({"postgresql": "it is copied by hand"}, []),
+        (["postgresql"], ["dr_skip_stores is ['postgresql']: it must be a dictionary of stores and reasons"]),
+        (
+            {"mysql": "why not"},
+            ["dr_skip_stores names 'mysql', which is no store here; there are: postgresql"],
+        ),
+        ({"postgresql": " "}, ["dr_skip_stores.postgresql gives no reason"]),
+    ],
+)
+def test_what_may_be_left_behind_is_a_store_with_a_reason(
+    inventory: dict[str, Any], skips: Any, found: list[str]
+) -> None:
+    everywhere(inventory, dr_skip_stores=skips)
+    if not found:
+        run_action(validate, {}, inventory)
+        return
+    assert [told[: len(start)] for told, start in zip(problems(inventory), found, strict=True)] == found

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fnmatch
 import hashlib
 import importlib.util
 import json
@@ -720,7 +721,7 @@ def test_a_copy_of_the_old_data_is_compared(
     assert rooms == [Path(place.data)]
     assert found | {"file": ""} == {
         "count": 3, "missing": 2, "different": 1, "bytes": 3, "file": "",
-        "reason": "only the first 2 are in the file",
+        "reason": "only the first 2 are in the file", "canary": "",
     }  # fmt: skip
     lines = [json.loads(line) for line in (saved / "keys.jsonl").read_text().splitlines()]
     assert [line["key"] for line in lines] == ["only", "other"]
@@ -797,8 +798,11 @@ class Keys:
     def info(self, section: str) -> dict[str, Any]:
         return {"db0": {"keys": len(self.values)}} if section == "keyspace" else {}
 
-    def scan_iter(self, count: int) -> list[bytes]:
-        return list(self.values)
+    def scan_iter(self, count: int, match: str = "*") -> list[bytes]:
+        return [key for key in self.values if fnmatch.fnmatchcase(key.decode(), match)]
+
+    def get(self, key: bytes) -> Any:
+        return self.values.get(key)
 
     def pipeline(self, transaction: bool) -> Keys:
         self.asked: list[bytes] = []
@@ -816,6 +820,16 @@ class Keys:
         value = self.values.get(words[1])
         kinds = {str: b"string", list: b"set"}
         return {"TYPE": kinds.get(type(value), b"none"), "PTTL": -1}.get(words[0], value)
+
+
+def test_the_canarys_numbers_of_one_side_are_told() -> None:
+    first, second = "{muster:canary}:0", "{muster:canary}:1"
+    state = {"{muster:canary}:state": "x"}
+    # The first bit of a byte is its highest: the numbers 1, 2 and 8 are in the old side's first block.
+    old = Keys(**{first: b"\x60\x80", second: b"\x40"}, **state)
+    new = Keys(**{first: b"\x40"}, **state)
+    assert _valkey_rejoin.canary_of_one_side(old, new) == "2,8,65537"
+    assert _valkey_rejoin.canary_of_one_side(new, old) == ""
 
 
 def test_only_what_differs_is_listed() -> None:
