@@ -350,15 +350,20 @@ def ask_first(
     raise MusterError(f"no host of the target answers: {'; '.join(errors)}")
 
 
+def is_whole(value: Any) -> bool:
+    """Whether it is a whole number; True and False are ints, too."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
 def read_pairs(given: Any) -> list[Span]:
     """The ranges of what is held; a MusterError when they are none."""
     for pair in given:
-        good = isinstance(pair, list) and len(pair) == 2 and all(type(number) is int for number in pair)
+        good = isinstance(pair, list) and len(pair) == 2 and all(map(is_whole, pair))
         if not good or not 0 <= pair[0] <= pair[1]:
             raise MusterError(
                 f"held.ranges has {pair!r}: each range is a list of its first and its last whole number"
             )
-    return [(first, last) for first, last in given]
+    return [(pair[0], pair[1]) for pair in given]
 
 
 def ask_or_take(parameters: Mapping[str, Any], store: dict[str, Any], span: Span) -> tuple[Any, set[int]]:
