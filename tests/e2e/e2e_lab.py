@@ -313,9 +313,9 @@ class Lab:
         assert found, f"etcd of {region} holds no configuration of Patroni"
         return '"standby_cluster"' in found[0]
 
-    def drill(self, scenario: str, *arguments: str) -> tuple[Path, dict[str, Any]]:
+    def drill(self, scenario: str, *arguments: str, timeout: float = 700) -> tuple[Path, dict[str, Any]]:
         """Run a drill, which has to pass; its folder and its evidence."""
-        self.ok("dr_drill", "-e", f"dr_scenario={scenario}", *arguments, *LIGHT, timeout=700)
+        self.ok("dr_drill", "-e", f"dr_scenario={scenario}", *arguments, *LIGHT, timeout=timeout)
         return self.latest_drill()
 
     def latest_drill(self) -> tuple[Path, dict[str, Any]]:
