@@ -54,7 +54,7 @@ def ask(broker: Rabbitmq, pki: Path, run_module: Ask) -> Ask:
 
 def test_a_queue_is_read_as_the_operator_and_left(broker: Rabbitmq, ask: Ask) -> None:
     answer = ask()
-    assert answer.pop("invocation")
+    answer.pop("invocation", None)  # of one generation of ansible-core
     assert answer == {
         "changed": False, "ranges": [[11, 20], [40, 40]], "messages": 12, "region": "south",
     }  # fmt: skip
@@ -130,7 +130,7 @@ def south(regions: World, run_module: Ask) -> Ask:
 def test_objects_are_listed_on_the_own_host(south: Ask, monkeypatch: pytest.MonkeyPatch, page: int) -> None:
     monkeypatch.setattr(_object_storage, "PAGE", page)
     answer = south()
-    assert answer.pop("invocation")
+    answer.pop("invocation", None)  # of one generation of ansible-core
     assert answer == {"changed": False, "ranges": [[3, 11], [20, 20]], "region": "south"}
 
 
