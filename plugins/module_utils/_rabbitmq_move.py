@@ -47,6 +47,7 @@ Key = tuple[str, str]
 class Limits:
     """Deadlines in seconds."""
 
+    link: float = 15.0
     close: float = 10.0
     drain: float = 30.0
     carry: float = 600.0
@@ -211,9 +212,15 @@ class Handover:
             )
         if not wanted:
             return
-        depths = self.source.depths(backlogs(self.source, self.declared))
-        if idle := idle_queues(depths):
-            raise MusterError(f"refused: region {self.target.name} does not pull from {', '.join(idle)}")
+        # A link that broke makes itself anew after some seconds.
+        deadline = time.monotonic() + self.limits.link
+        while idle := idle_queues(depths := self.source.depths(backlogs(self.source, self.declared))):
+            if time.monotonic() > deadline:
+                raise MusterError(
+                    f"refused: region {self.target.name} does not pull from {', '.join(idle)}, "
+                    f"for {self.limits.link:g} s"
+                )
+            time.sleep(POLL)
         total = sum(ready for ready, _consumers in depths.values())
         if total > self.max_backlog:
             raise MusterError(

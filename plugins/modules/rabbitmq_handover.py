@@ -22,7 +22,7 @@ options:
     type: int
     default: 10000
   timeouts:
-    description: Deadlines in seconds (C(lock), C(close), C(drain), C(carry), C(reprotect)).
+    description: Deadlines in seconds (C(lock), C(link), C(close), C(drain), C(carry), C(reprotect)).
     type: dict
     default: {}
 extends_documentation_fragment:
@@ -88,7 +88,7 @@ from ansible_collections.muster.platform.plugins.module_utils._rabbitmq_move imp
 
 def limits_from(timeouts: dict[str, Any]) -> tuple[Limits, float]:
     """The deadlines of the move, and how long the lock is waited for."""
-    known = {"lock", "close", "drain", "carry", "reprotect"}
+    known = {"lock", "link", "close", "drain", "carry", "reprotect"}
     unknown = sorted(set(timeouts) - known)
     if unknown:
         raise MusterError(f"timeouts: unknown {', '.join(unknown)}; known are {', '.join(sorted(known))}")

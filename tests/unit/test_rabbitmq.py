@@ -491,7 +491,7 @@ def _locked(world: World) -> None:
 @pytest.mark.parametrize(
     ("spoil", "sentence"),
     [
-        (_cut, "refused: region south does not pull from q.dr of docs"),
+        (_cut, "refused: region south does not pull from q.dr of docs, for 0.05 s"),
         (_backlog, "50 messages wait in region north to be pulled, rabbitmq_handover_max_backlog allows 10"),
         (_both, "both regions are primary by their own records"),
         (_nobody, "dr_failover decides which region is to be primary"),
@@ -503,9 +503,24 @@ def test_a_handover_refuses(
     pair: World, run_module: Run, spoil: Callable[[World], None], sentence: str
 ) -> None:
     spoil(pair)
-    answer = run_module(rabbitmq_handover, options(**SWITCH, max_backlog=10))
+    answer = run_module(rabbitmq_handover, options(**SWITCH, max_backlog=10, timeouts={"link": 0.05}))
     assert sentence in answer["msg"]
     assert pair.log == []
+
+
+def test_a_link_that_makes_itself_anew_is_waited_for(
+    pair: World, run_module: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pair.link_works = False
+    told: list[int] = []
+
+    def sleep(_seconds: float) -> None:
+        told.append(1)
+        pair.link_works = True
+
+    monkeypatch.setattr(_rabbitmq_move.time, "sleep", sleep)
+    answer = run_module(rabbitmq_handover, options(**SWITCH), check=True)
+    assert (answer.get("msg"), bool(told)) == (None, True)
 
 
 def test_a_federation_is_not_handed_over(pair: World, run_module: Run) -> None:
