@@ -45,6 +45,7 @@ class Peer:
         self.stream = channel.makefile("rb")
         self.tag = 0
         self.reads = False
+        self.most = 0  # messages that it takes without acknowledging one
 
     def line(self) -> bytes:
         found = self.stream.readline()
@@ -214,9 +215,11 @@ class Rabbitmq(Server):
         self.answer: Callable[[int], list[Any]] = lambda tag: [spec.Basic.Ack(tag)]
         self.refuse: Any = None
         self.consumers = 0
+        self.lingers = 0  # times that a consumer is still counted after it has gone
         self.withheld = 0  # messages that are ready, and are not delivered
         self.expires = 0  # messages that are gone when a consumer comes
         self.missing = False
+        self.was_read = False
         self.login = b"\0muster_canary\0very-secret"
 
     def talk(self, peer: Peer) -> None:
@@ -249,8 +252,16 @@ class Rabbitmq(Server):
                 peer, channel, spec.Channel.Close(404, f"NOT_FOUND - no queue '{method.queue}'", 50, 10)
             )
         elif isinstance(method, spec.Queue.Declare):
+            # Else a queue that is missing would be made by being asked for.
+            assert method.passive
             ready = self.withheld if self.consumers else len(self.messages)
-            self.send(peer, channel, spec.Queue.DeclareOk(method.queue, ready, self.consumers))
+            consumers = self.consumers
+            if self.was_read and not consumers and self.lingers:
+                self.lingers, ready, consumers = self.lingers - 1, 0, 1
+            self.send(peer, channel, spec.Queue.DeclareOk(method.queue, ready, consumers))
+        elif isinstance(method, spec.Basic.Qos):
+            peer.most = method.prefetch_count
+            self.send(peer, channel, spec.Basic.QosOk())
         elif isinstance(method, spec.Basic.Consume):
             self.deliver(peer, channel, method)
         elif isinstance(method, spec.Basic.Cancel):
@@ -277,7 +288,9 @@ class Rabbitmq(Server):
     def deliver(self, peer: Peer, channel: int, consume: Any) -> None:
         assert not consume.no_ack
         self.consumers += 1
-        peer.reads = True
+        peer.reads = self.was_read = True
+        # Without a limit a broker sends all that it has, and more than a client wants to hold.
+        assert peer.most
         self.send(peer, channel, spec.Basic.ConsumeOk(consume.consumer_tag))
         del self.messages[: self.expires]
         for tag, (number, _mode) in enumerate(self.messages[: len(self.messages) - self.withheld], 1):

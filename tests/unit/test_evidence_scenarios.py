@@ -504,6 +504,7 @@ def test_the_trend_shows_every_drill(judge: Run, tmp_path: Path) -> None:
         (region_loss, {"lost_commits": commits(count=-1)}, "lost_commits.count must be 0 or more, not -1"),
         (region_loss, {"lost_commits": commits(first_at="noon")}, "lost_commits.first_at is not a UTC time"),
         (region_loss, {"lost_commits": commits(canary_sequences={"postgresql": "a-b"})}, "not a range of numbers"),
+        (region_loss, {"lost_commits": commits(canary_sequences={"valkey": "a-b"})}, "not a range of numbers"),
         (restore, {"restore_proof": {"store": "x", "point_reached": "noon"}}, "restore_proof.point_reached is not"),
         (region_loss, {"objectives": {"postgresql": {"switchover_seconds": "5"}}}, "postgresql.switchover_seconds must"),
         (switchover, {"scenario": "earthquake"}, "value of scenario must be one of"),

@@ -275,6 +275,12 @@ def test_a_marker_alone_is_taken_down_too(unit: Unit, run_module: Run) -> None:
     assert unit.calls() == []
 
 
+def test_a_mask_alone_is_taken_down_too(unit: Unit, run_module: Run) -> None:
+    unit.say(enabled="masked")
+    assert run_module(postgresql_fence, unit.arguments(state="released"))["changed"] is True
+    assert unit.calls() == ["unmask patroni.service"]
+
+
 def test_a_runtime_mask_is_taken_down_too(unit: Unit, run_module: Run) -> None:
     unit.say(enabled="masked", under_mask="masked-runtime")
     assert run_module(postgresql_fence, unit.arguments(state="released"), check=True)["changed"] is True

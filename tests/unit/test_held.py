@@ -61,6 +61,12 @@ def test_a_queue_is_read_as_the_operator_and_left(broker: Rabbitmq, ask: Ask) ->
     assert (len(broker.messages), broker.consumers) == (12, 0)
 
 
+def test_the_messages_are_back_before_it_is_told(broker: Rabbitmq, ask: Ask) -> None:
+    broker.lingers = 2
+    assert ask()["messages"] == 12
+    assert broker.lingers == 0, "nobody waited until the consumer was gone"
+
+
 def test_an_empty_queue_holds_nothing(broker: Rabbitmq, ask: Ask) -> None:
     broker.messages = []
     assert ask()["ranges"] == []
