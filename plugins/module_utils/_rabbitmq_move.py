@@ -213,14 +213,11 @@ class Handover:
         if not wanted:
             return
         # A link that broke makes itself anew after some seconds.
-        deadline = time.monotonic() + self.limits.link
-        while idle := idle_queues(depths := self.source.depths(backlogs(self.source, self.declared))):
-            if time.monotonic() > deadline:
-                raise MusterError(
-                    f"refused: region {self.target.name} does not pull from {', '.join(idle)}, "
-                    f"for {self.limits.link:g} s"
-                )
-            time.sleep(POLL)
+        try:
+            wait_for_links(self.target, self.source, self.declared, self.limits.link)
+        except MusterError as error:
+            raise MusterError(f"refused: {error}") from error
+        depths = self.source.depths(backlogs(self.source, self.declared))
         total = sum(ready for ready, _consumers in depths.values())
         if total > self.max_backlog:
             raise MusterError(

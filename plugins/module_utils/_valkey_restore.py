@@ -144,9 +144,10 @@ def isolated(params: Params, check: bool) -> dict[str, Any]:
         return {"changed": True, "restored": {"backup": str(backup), "taken_at": proof["taken_at"]}}
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     restored = read_back(params, backup, proof, directory)
+    failed = [found["detail"] for found in restored["checks"] if not found["passed"]]
     # What is restored here may replace live data next.
-    for failed in (found for found in restored["checks"] if not found["passed"]):
-        raise MusterError(f"{backup} is not restored whole: {failed['detail']}")
+    if failed:
+        raise MusterError(f"{backup} is not restored whole: {'; '.join(failed)}")
     note(restored)
     return {"changed": True, "restored": restored}
 
