@@ -179,6 +179,7 @@ def status_of(
         "timeline": own.epoch or None if own.open else beat.get("epoch"),
         "lag_bytes": 0 if own.open else None,
         "lag_seconds": lag,
+        "lag_measure": "lag_seconds",
         "last_backup_at": noted(params["backup_proof"]),
         "last_restore_proof_at": noted(params["restore_proof"]),
         "versions": {"seaweedfs": stores.given["version"]},
@@ -193,6 +194,7 @@ def unprovisioned(region: str, reason: str) -> dict[str, Any]:
         "role": "unknown",
         "healthy": False,
         "reasons": [reason],
+        "lag_measure": "lag_seconds",
         **dict.fromkeys((*unknown, "last_backup_at", "last_restore_proof_at")),
         "versions": {"seaweedfs": None},
     }

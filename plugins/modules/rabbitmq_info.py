@@ -74,6 +74,9 @@ recovery_status:
     last_backup_at: {description: When this region's newest backup on this host was taken., type: str}
     last_restore_proof_at: {description: When a restore was last proven on this host., type: str}
     versions: {description: Of RabbitMQ and Erlang., type: dict}
+    shared: {description: "Always true: every node of the primary region takes writes.", type: bool}
+    lag_measure: {description: "Always V(lag_messages), which holds the lag.", type: str}
+    lag_messages: {description: RV(backlog)., type: int}
 primary_region:
   description: The region that takes writes by the newest epoch; null when none or more than one does.
   returned: always
@@ -308,10 +311,17 @@ def run(params: dict[str, Any]) -> dict[str, Any]:
         except MusterError as error:
             standby = [str(error)]
     primary = primary_region({name: region.pop("parsed") for name, region in found.items()})
+    waiting = backlog(clusters[primary] if primary else None, params["backlogs"])
     return {
-        "recovery_status": recovery_status(params, home, local, found, standby),
+        # Each node of a region takes writes; and what waits to be copied is counted in messages.
+        "recovery_status": {
+            **recovery_status(params, home, local, found, standby),
+            "shared": True,
+            "lag_measure": "lag_messages",
+            "lag_messages": waiting,
+        },
         "primary_region": primary,
-        "backlog": backlog(clusters[primary] if primary else None, params["backlogs"]),
+        "backlog": waiting,
         "regions": found,
         "restart_reasons": list(local.restart_reasons),
         "masked": local.masked,

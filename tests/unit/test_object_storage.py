@@ -176,7 +176,7 @@ def test_status_without_anything(run_module: Run, tmp_path: Path) -> None:
     assert found["primary_region"] is None
     assert set(found["recovery_status"]) == {
         "store", "region", "role", "healthy", "reasons", "ready", "position", "timeline", "lag_bytes",
-        "lag_seconds", "last_backup_at", "last_restore_proof_at", "versions",
+        "lag_seconds", "lag_measure", "last_backup_at", "last_restore_proof_at", "versions",
     }  # fmt: skip
 
 

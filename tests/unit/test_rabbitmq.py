@@ -847,6 +847,9 @@ def test_the_status_has_every_key(pair: World, info: Callable[..., dict[str, Any
         "last_backup_at": None,
         "last_restore_proof_at": None,
         "versions": {"rabbitmq": "4.0.5", "erlang": "27"},
+        "shared": True,
+        "lag_measure": "lag_messages",
+        "lag_messages": 0,
     }
     assert (answer["primary_region"], answer["backlog"]) == ("north", 0)
     assert answer["regions"]["north"]["leader"] == "north-1"
