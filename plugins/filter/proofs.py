@@ -26,7 +26,7 @@ def line(proof: Proof) -> str:
 
 
 def judge_proofs(found: Sequence[Mapping[str, Proof]], wanted: Sequence[str]) -> dict[str, Any]:
-    """Of each C(restore_proofs): a proof of each wanted store, lines for a person, and what is not proven."""
+    """Of each C(restore_proofs): a proof of each wanted store, with its checks, and lines for a person."""
     stores: dict[str, Proof] = {}
     lines, bad = [], []
     for proof in (proofs[name] for name in wanted for proofs in found if name in proofs):
@@ -39,7 +39,12 @@ def judge_proofs(found: Sequence[Mapping[str, Proof]], wanted: Sequence[str]) ->
         if name not in stores or (reasons and not failed(stores[name])):
             stores[name] = proof
     bad += [f"no backup of {name} was restored, so none is proven" for name in wanted if name not in stores]
-    return {"stores": stores, "lines": lines, "bad": bad}
+    checks = [
+        {**check, "name": f"restore of {name}: {check['name']}"}
+        for name, proof in stores.items()
+        for check in proof["checks"]
+    ]
+    return {"stores": stores, "checks": checks, "lines": lines, "bad": bad}
 
 
 class FilterModule:

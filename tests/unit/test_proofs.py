@@ -29,6 +29,7 @@ def test_one_proof_of_each_store() -> None:
     found = judge([north | proof("rabbitmq", "north-3", True), south], ["valkey"])
     assert found == {
         "stores": {"valkey": north["valkey"]},
+        "checks": [{"name": "restore of valkey: c", "passed": True, "detail": "all"}],
         "lines": ["valkey, north-3: b of t in 1.5 s: all", "valkey, south-3: b of t in 1.5 s: all; all"],
         "bad": [],
     }
