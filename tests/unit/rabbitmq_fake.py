@@ -64,8 +64,14 @@ class World:
         """Each shovel moves what it can."""
         for cluster in self.clusters.values():
             source = self.other(cluster.name)
-            for (_vhost, component, _name), value in cluster.parameters.items():
+            for (vhost, component, _name), value in cluster.parameters.items():
                 if component == "shovel" and self.link_works and source.up and cluster.up:
+                    if not cluster.has_queue(vhost, value["dest-queue"]):
+                        if value.get("dest-predeclared"):
+                            continue
+                        # What nobody has declared a shovel declares itself, in its own way.
+                        bare = {"vhost": vhost, "name": value["dest-queue"], "durable": True, "arguments": {}}
+                        cluster.objects.setdefault("queues", []).append(bare)
                     waiting = source.queues.get(value["src-queue"], [])
                     cluster.queues.setdefault(value["dest-queue"], []).extend(waiting)
                     waiting.clear()
@@ -89,6 +95,9 @@ class Cluster:
         self.running = dict.fromkeys(hosts, True)
         self.critical = False
         self.posts = 0
+
+    def has_queue(self, vhost: str, name: str) -> bool:
+        return any((q["vhost"], q["name"]) == (vhost, name) for q in self.objects.get("queues", []))
 
     def definitions(self) -> dict[str, Any]:
         return {

@@ -279,6 +279,15 @@ def test_what_is_left_of_another_mode_is_removed(pair: World, run_module: Run) -
     assert pair.log == ["south: DELETE parameters federation-upstream docs muster.upstream"]
 
 
+def test_a_queue_that_the_standby_lost_comes_back_as_declared(pair: World, run_module: Run) -> None:
+    south = pair.clusters["south"]
+    before = sorted(map(json.dumps, south.objects["queues"]))
+    south.answer("south-1", "DELETE", "/api/queues/docs/q", None)
+    pair.tick()
+    assert run_module(rabbitmq_objects, options(region="south"))["changed"] is True
+    assert sorted(map(json.dumps, south.objects["queues"])) == before
+
+
 def test_another_way_of_pulling_leaves_nothing_behind_and_loses_nothing(pair: World, run_module: Run) -> None:
     pair.tick = lambda: None  # type: ignore[method-assign]
     federated = {**DECLARED, "standby": {**DECLARED["standby"], "mode": "federation"}}
