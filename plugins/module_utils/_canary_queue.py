@@ -20,8 +20,12 @@ from ansible_collections.muster.platform.plugins.module_utils._wait import wait_
 PREFETCH = 50_000
 # Seconds without a next message, after which what is missing is not waited for.
 IDLE = 10.0
-# Seconds without a next message, after which the queue is asked whether it has another one.
-PAUSE = 0.5
+# Seconds without a next message, after which the queue is asked whether it has another one. It is read once
+# for each, because on a busy machine messages may be under way for long.
+PATIENCE = (0.5, 2.0, 8.0)
+# Seconds until the count of a queue is believed, of which fewer messages came than it had.
+SETTLE = 0.5
+
 
 Connect = Callable[[], AbstractContextManager[Any]]
 
@@ -48,19 +52,34 @@ def read_queue(connect: Connect, watch: Any, queue: str, count: int) -> list[str
         raise MusterError(
             f"{queue} has {count} messages, and {PREFETCH} are read at most: give it a shorter x-message-ttl"
         )
-    with connect() as connection:
-        found = _consume(connection, watch, queue, count)
+    for patience in PATIENCE:
+        with connect() as connection:
+            found = _consume(connection, watch, queue, count, patience)
+        _returned(watch, queue, len(found))
+        if len(found) >= count:
+            return found
+        time.sleep(SETTLE)
+        left = _returned(watch, queue, len(found))
+        # Fewer than there were: the others have expired, or were under way to the reader and are back too.
+        if len(found) >= left:
+            return found
+    raise MusterError(f"{queue} has {left} messages, and gave {len(found)}: what it holds is not known")
 
-    def returned() -> bool:
-        # All at once, a moment after the consumer is gone; a few may have expired.
+
+def _returned(watch: Any, queue: str, read: int) -> int:
+    """How many are ready when all that was read is back: at once, a moment after the consumer is gone."""
+
+    def look() -> tuple[int]:
         ready, consumers = look_at(watch, queue)
-        return not consumers and 2 * ready >= len(found)
+        # A few may have expired.
+        if consumers or 2 * ready < read:
+            raise MusterError(f"{ready} are ready, and {consumers} consumers are there")
+        return (ready,)
 
-    wait_until(returned, f"the messages to be back in {queue}", IDLE)
-    return found
+    return wait_until(look, f"the messages to be back in {queue}", IDLE)[0]
 
 
-def _consume(connection: Any, watch: Any, queue: str, count: int) -> list[str]:
+def _consume(connection: Any, watch: Any, queue: str, count: int, patience: float) -> list[str]:
     """They all go back to their places when the connection ends."""
     found: list[str] = []
 
@@ -76,8 +95,8 @@ def _consume(connection: Any, watch: Any, queue: str, count: int) -> list[str]:
         silence = time.monotonic() - came
         if len(found) > seen:
             seen, came = len(found), time.monotonic()
-        # Where nobody writes any more, the oldest expire meanwhile. None is ready: all the others are here.
-        elif silence >= PAUSE and look_at(watch, queue) == (0, 1):
+        # Where nobody writes any more, the oldest expire meanwhile. The others are here, or under way.
+        elif silence >= patience and look_at(watch, queue) == (0, 1):
             break
         elif silence >= IDLE:
             raise MusterError(

@@ -7,6 +7,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -24,6 +25,7 @@ from ansible_collections.muster.platform.plugins.module_utils._rabbitmq_objects 
 from ansible_collections.muster.platform.plugins.module_utils._ranges import to_ranges
 from ansible_collections.muster.platform.plugins.module_utils._wait import wait_until
 
+GONE = 10.0  # seconds until a consumer that has gone is gone for the broker too
 IDLE = 0.5  # seconds without a message, after which the queue is asked whether it has more
 BATCH = 500  # a quorum queue stops at 2000 that are not acknowledged
 
@@ -168,6 +170,20 @@ class Rejoin:
 
     def drain(self, vhost: str, name: str, path: str) -> int:
         """Take all out of a queue; acknowledged in batches, each when it is on the disk."""
+        count, deadline = 0, time.monotonic() + self.timeout
+        while True:
+            count += self.take(vhost, name, path)
+            # On a busy machine messages may be under way for longer than they were waited for.
+            ready = self.rest(vhost, name)
+            if not ready:
+                return count
+            if time.monotonic() >= deadline:
+                raise MusterError(
+                    f"{name} of {vhost} still has {ready} messages after {count} were saved: run it again"
+                )
+
+    def take(self, vhost: str, name: str, path: str) -> int:
+        """Take what comes, until nothing is ready and nothing comes any more."""
         count = 0
         counts = (vhost, name) in (self.canary, (self.canary[0], self.canary[1] + BACKLOG))
         descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
@@ -193,13 +209,17 @@ class Rejoin:
                     break
             channel.cancel()
             channel.close()
-        ready = self.left(vhost, name)
-        if ready:
-            raise MusterError(
-                f"{name} of {vhost} still has {ready} messages after {count} were saved: run it again"
-            )
         return count
 
     def left(self, vhost: str, name: str) -> int:
         """Messages that a queue holds, and that nobody is being sent."""
         return self.own.depths([(vhost, name)])[vhost, name][0]
+
+    def rest(self, vhost: str, name: str) -> int:
+        """The same once what was on its way to us is back, because nobody reads any more."""
+
+        def look() -> tuple[int] | None:
+            ready, consumers = self.own.depths([(vhost, name)])[vhost, name]
+            return None if consumers else (ready,)
+
+        return wait_until(look, f"nobody to read {name} of {vhost} any more", GONE)[0]

@@ -217,6 +217,7 @@ class Rabbitmq(Server):
         self.consumers = 0
         self.lingers = 0  # times that a consumer is still counted after it has gone
         self.withheld = 0  # messages that are ready, and are not delivered
+        self.stalls = 0  # readers to whom the last message is under way for longer than they wait
         self.expires = 0  # messages that are gone when a consumer comes
         self.missing = False
         self.was_read = False
@@ -293,7 +294,9 @@ class Rabbitmq(Server):
         assert peer.most
         self.send(peer, channel, spec.Basic.ConsumeOk(consume.consumer_tag))
         del self.messages[: self.expires]
-        for tag, (number, _mode) in enumerate(self.messages[: len(self.messages) - self.withheld], 1):
+        sent = len(self.messages) - self.withheld - bool(self.stalls)
+        self.stalls = max(0, self.stalls - 1)
+        for tag, (number, _mode) in enumerate(self.messages[:sent], 1):
             frames = (
                 frame.Method(channel, spec.Basic.Deliver(consume.consumer_tag, tag, False, "e", "r")),
                 frame.Header(channel, 1, spec.BasicProperties(message_id=number)),

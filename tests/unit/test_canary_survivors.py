@@ -242,7 +242,7 @@ def test_a_queue_that_somebody_else_reads_is_not_known(witness: Witness, rabbitm
 def test_a_queue_that_gives_less_than_it_has_is_not_known(
     witness: Witness, rabbitmq: Rabbitmq, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_canary_queue, "PAUSE", 0.1)
+    monkeypatch.setattr(_canary_queue, "PATIENCE", (0.1, 0.1, 0.1))
     monkeypatch.setattr(_canary_queue, "IDLE", 0.5)
     rabbitmq.messages = [(str(number), 2) for number in range(11, 21)]
     rabbitmq.withheld = 3
@@ -255,6 +255,27 @@ def test_what_expires_while_it_is_read_is_not_waited_for(witness: Witness, rabbi
     rabbitmq.expires = 3
     surviving = witness.window("rabbitmq")
     assert (surviving["sequences"], surviving["error"]) == ("14-20", None)
+
+
+@pytest.mark.parametrize(
+    ("stalls", "sequences", "error"),
+    [(2, "11-20", None), (9, None, "has 10 messages, and gave 9: what it holds is not known")],
+)
+def test_what_was_under_way_when_the_reader_gave_up_is_not_lost(
+    witness: Witness,
+    rabbitmq: Rabbitmq,
+    monkeypatch: pytest.MonkeyPatch,
+    stalls: int,
+    sequences: str | None,
+    error: str | None,
+) -> None:
+    """The broker counts it as delivered while a busy machine keeps it from the reader."""
+    monkeypatch.setattr(_canary_queue, "PATIENCE", (0.1, 0.1, 0.1))
+    rabbitmq.messages = [(str(number), 2) for number in range(11, 21)]
+    rabbitmq.stalls = stalls
+    surviving = witness.window("rabbitmq")
+    assert surviving["sequences"] == sequences
+    assert error in surviving["error"] if error else surviving["error"] is None
 
 
 def test_a_queue_that_is_too_long_is_told(

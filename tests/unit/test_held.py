@@ -93,7 +93,7 @@ def test_a_queue_that_cannot_be_read_is_told(
     broken: dict[str, Any],
     sentence: str,
 ) -> None:
-    monkeypatch.setattr(_canary_queue, "PAUSE", 0.1)
+    monkeypatch.setattr(_canary_queue, "PATIENCE", (0.1, 0.1, 0.1))
     monkeypatch.setattr(_canary_queue, "IDLE", 0.5)
     for name, value in broken.items():
         setattr(broker, name, value)

@@ -725,6 +725,41 @@ def test_what_only_the_lost_region_has_is_saved_before_it_goes(
     assert (again["changed"], again["saved"], lost.log) == (False, None, [])
 
 
+@pytest.mark.parametrize("goes", [True, False])
+def test_a_message_that_was_under_way_when_nothing_came_is_saved_too(
+    lost: World, run_module: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, goes: bool
+) -> None:
+    """The broker counts it as delivered, and its reader as gone a moment after it has gone."""
+    north = lost.clusters["north"]
+    gone: list[int] = []  # of each reader that has gone: how often it is counted still
+    consume, depth = Channel.consume, type(north).depth
+
+    def slow(channel: Channel, name: str, inactivity_timeout: float) -> Iterator[tuple[Any, Any, Any]]:
+        held = north.queues[name][-1:] if name == "q.dr" and not (goes and gone) else []
+        del north.queues[name][len(north.queues[name]) - len(held) :]
+        try:
+            yield from consume(channel, name, inactivity_timeout)
+        finally:
+            north.queues[name] += held
+            gone.append(2)
+
+    def busy(cluster: Any, name: str) -> tuple[int, int]:
+        ready, consumers = depth(cluster, name)
+        if gone and gone[-1]:
+            gone[-1] -= 1
+            return 0, 1
+        return ready, consumers
+
+    monkeypatch.setattr(Channel, "consume", slow)
+    monkeypatch.setattr(type(north), "depth", busy)
+    limits = {"save_directory": str(tmp_path), "timeout": 1}
+    answer = run_module(rabbitmq_rejoin, options(step="rejoin", region="north", **limits))
+    if goes:
+        assert answer["saved"]["queues"] == {"docs/q": 3, "docs/q.dr": 2}
+    else:
+        assert "q.dr of docs still has 1 messages after 1 were saved: run it again" in answer["msg"]
+
+
 def test_a_message_that_is_not_on_the_disk_stays_in_its_queue(
     lost: World, run_module: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
