@@ -186,6 +186,9 @@ def test_where_nothing_was_lost_nothing_need_be_saved(judge: Run) -> None:
     assert result["verdict"] == "PASS"
     store = result["evidence"]["stores"][0]
     assert (store["lost_sequences"], store["recovered_sequences"]) == ("", "")
+    given = {"count": None, "reason": "the old side is gone"}
+    told = judge(region_loss, drill=Drill.region_loss(loss=0), lost_commits=given, drill_id="told")
+    assert (told["verdict"], told["reasons"]) == ("PASS", [])
 
 
 def test_a_partition_is_held_to_what_it_reports(judge: Run) -> None:
@@ -278,16 +281,24 @@ def test_a_gate_that_refused_fails_unless_overridden(
 
 def test_of_several_stores_a_gate_is_told_with_its_store(judge: Run) -> None:
     gates = [
-        {"name": "approver", "passed": True, "reason": "approved by Ann"},
+        {"name": "approver", "passed": False, "reason": "nobody approved it"},
         {"name": "lag_known", "store": "valkey", "passed": False, "overridden": "a cache"},
         {"name": "lag_known", "store": "postgresql", "passed": False, "reason": "no host answers"},
     ]
     result = judge(region_loss, gates=gates)
-    assert result["reasons"] == ["gate postgresql: lag_known refused: no host answers"]
+    assert result["reasons"] == [
+        "gate approver refused: nobody approved it",
+        "gate postgresql: lag_known refused: no host answers",
+    ]
     assert "gate valkey: lag_known was overridden: a cache" in result["summary"]
     page = Path(result["report"]).read_text()
     assert "valkey: lag_known</strong> refused" in page
     assert all(f"<td>{name}" in page or f">{name}<" in page for name in ("approver", "postgresql: lag_known"))
+    alone = judge(region_loss, gates=gates[::2], drill_id="alone")
+    assert alone["reasons"] == [
+        "gate approver refused: nobody approved it",
+        "gate lag_known refused: no host answers",
+    ]
 
 
 def test_an_override_is_shown_to_everybody(judge: Run) -> None:

@@ -291,6 +291,7 @@ def test_an_inventory_without_hosts() -> None:
             ["dr_skip_stores names 'mysql', which is no store here; there are: postgresql"],
         ),
         ({"postgresql": " "}, ["dr_skip_stores.postgresql gives no reason"]),
+        ({"postgresql": True}, ["dr_skip_stores.postgresql gives no reason"]),
     ],
 )
 def test_what_may_be_left_behind_is_a_store_with_a_reason(
