@@ -271,6 +271,22 @@ def test_what_does_not_arrive_rolls_back(
     assert regions.state("north")["role"] == "primary"
 
 
+def test_a_handover_is_not_done_while_nothing_comes_back(
+    regions: World, run_module: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    regions.begin()
+    real = _object_handover.Handover.serving
+
+    def serving(move: Any, *words: Any) -> None:
+        real(move, *words)
+        regions.copying = False
+
+    monkeypatch.setattr(_object_handover.Handover, "serving", serving)
+    answer = handover(run_module, regions, "south")
+    assert "waited 0.5 s for a canary from south to arrive in north" in answer["msg"]
+    assert regions.open() == ["south"]
+
+
 def interrupted(world: World, run_module: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run that ended between the closing and the opening, with no time to put anything back."""
 

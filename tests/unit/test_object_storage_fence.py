@@ -103,6 +103,22 @@ def test_a_fence_is_put_up_proven_and_taken_down(regions: World, units: Units, r
     assert fence(run_module, regions, state="released")["changed"] is False
 
 
+def test_whatever_runs_the_store_is_found(tmp_path: Path) -> None:
+    """Of any version, and what would start it again; not what only mentions one of them."""
+    for number, command in (
+        ("10", b"/opt/seaweedfs/4.48/weed\0server\0-dir=/d\0"),
+        ("11", b"/usr/bin/python3\0-I\0/opt/muster/keep.py\0/etc/muster.json\0serve\0"),
+        ("12", b"/usr/bin/python3\0-I\0/opt/muster/keep.py\0/etc/muster.json\0compare\0"),
+        ("13", b"/usr/bin/vi\0/opt/seaweedfs/4.48/weed\0"),
+        ("14", b"/usr/bin/python3\0/opt/other.py\0serve\0"),
+        ("self", b"weed\0"),
+    ):
+        (tmp_path / number).mkdir()
+        (tmp_path / number / "cmdline").write_bytes(command)
+    (tmp_path / "15").mkdir()  # It ends meanwhile.
+    assert _object_fence.programs("/opt/seaweedfs/4.50/weed", "/opt/muster/keep.py", tmp_path) == [10, 11]
+
+
 def test_what_does_not_stop_is_killed(regions: World, units: Units, run_module: Run) -> None:
     units.stubborn = True
     assert fence(run_module, regions)["fenced"]
