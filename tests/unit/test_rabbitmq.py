@@ -460,10 +460,32 @@ def test_a_record_of_which_the_answer_was_lost_is_put_back(
 def test_nothing_is_written_over_a_lock_that_was_lost(pair: World) -> None:
     region = Region("north", ["north-1"], None)  # type: ignore[arg-type]
     assert region.role() is not None
-    region.held = SimpleNamespace(is_open=False)
+    region.held = SimpleNamespace(is_open=True)
+    region.set_role(Role("primary", 8))
+    written = list(pair.log)
+    region.held.is_open = False
     with pytest.raises(MusterError, match="the lock of region north was lost"):
         region.set_role(Role("primary", 9))
-    assert pair.log == []
+    assert pair.log == written
+
+
+@pytest.mark.parametrize(
+    ("found", "told"),
+    [
+        ({"role": "standby", "epoch": 9, "since": "now", "by": "eve"}, r"\{.*'role': 'standby', .*\}"),
+        (None, "None"),
+    ],
+)
+def test_nothing_is_written_over_the_role_of_another(
+    pair: World, found: dict[str, Any] | None, told: str
+) -> None:
+    region = Region("north", ["north-1"], None)  # type: ignore[arg-type]
+    assert region.role() is not None
+    pair.clusters["north"].role = found
+    sentence = f"another operation has changed the role of region north meanwhile: {told}$"
+    with pytest.raises(MusterError, match=sentence):
+        region.set_role(Role("primary", 9))
+    assert pair.clusters["north"].role == found
 
 
 def test_a_deadline_that_is_no_number_is_refused(pair: World, run_module: Run) -> None:

@@ -94,11 +94,24 @@ def proven(tmp_path: Path) -> str | None:
 
 
 def test_definitions_are_restored_into_a_node_of_their_own(
-    node: Callable[[str], None], given: dict[str, Any], run_module: Run, tmp_path: Path
+    node: Callable[[str], None],
+    given: dict[str, Any],
+    run_module: Run,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     killed = tmp_path / "room" / ".restore-proof-killed"
     killed.mkdir()
-    proof = run_module(rabbitmq_backup, given)["proof"]
+    owned: list[tuple[str, int, int]] = []
+    with monkeypatch.context() as context:
+        context.setattr(
+            _rabbitmq_isolated.os, "chown", lambda path, *ids: owned.append((Path(path).name, *ids))
+        )
+        proof = run_module(rabbitmq_backup, given)["proof"]
+    assert [name.split("-")[0] for name, _user, _group in owned] == [
+        "rabbitmq.conf", "enabled_plugins", "env.conf", ".restore",
+    ]  # fmt: skip
+    assert {(user, group) for _name, user, group in owned} == {(0, 0)}
     assert [(check["name"], check["passed"]) for check in proof["checks"]] == [
         ("sealed", True),
         ("definitions", True),

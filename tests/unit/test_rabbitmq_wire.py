@@ -138,6 +138,7 @@ class Connection:
         self.is_open = True
         self.refusals = 0
         self.served = 0
+        self.busy = self.shared = False
 
     def channel(self) -> Connection:
         return self
@@ -154,13 +155,16 @@ class Connection:
         self.served += 1
         if not self.is_open:
             raise pika.exceptions.ConnectionWrongStateError
-        time.sleep(0.001)
+        self.busy = True
+        time.sleep(0.05)
+        self.busy = False
 
     def sleep(self, _seconds: float) -> None:
         pass
 
     def close(self) -> None:
         self.is_open = False
+        self.shared = self.busy
         raise pika.exceptions.StreamLostError("it broke at its end")
 
 
@@ -234,6 +238,7 @@ def test_a_lock_answers_heartbeats_and_is_known_while_it_is_held(
     assert connection.served
     assert region.held is None
     assert not connection.is_open
+    assert not connection.shared, "one thread closed it while another one read from it"
 
 
 def test_a_lock_asks_for_heartbeats(region: Region, monkeypatch: pytest.MonkeyPatch) -> None:
