@@ -391,6 +391,58 @@ def test_a_handover_that_died_before_its_last_record_is_finished(pair: World, ru
     assert (north.role["epoch"], "moving_to" in north.role) == (2, False)
 
 
+@pytest.mark.parametrize("left", ["moving_to", "epoch", "link", "no link"])
+def test_whatever_a_move_leaves_behind_is_finished(pair: World, run_module: Run, left: str) -> None:
+    run_module(rabbitmq_handover, options(**SWITCH))
+    north, south = pair.clusters["north"], pair.clusters["south"]
+    finished = (dict(north.role or {}), dict(south.parameters), dict(north.parameters))
+    if left == "moving_to":
+        north.role = Role("standby", 2, "", "south").value()
+    elif left == "epoch":
+        north.role = Role("standby", 1).value()
+    elif left == "no link":
+        north.parameters.clear()
+    else:
+        south.parameters["docs", "shovel", "muster-carry.q"] = {"src-queue": "q", "dest-queue": "q"}
+    assert run_module(rabbitmq_handover, options(**SWITCH))["situation"] == "finish"
+    finished[0].pop("since")
+    assert {key: value for key, value in (north.role or {}).items() if key != "since"} == finished[0]
+    assert (south.parameters, north.parameters) == finished[1:]
+
+
+def test_a_handover_is_not_done_while_nobody_pulls_from_the_new_primary(pair: World, run_module: Run) -> None:
+    def cut() -> None:
+        pair.link_works = not pair.clusters["north"].parameters
+
+    pair.watch = cut
+    answer = run_module(rabbitmq_handover, options(**SWITCH, timeouts={"reprotect": 0.2}))
+    assert answer["msg"] == (
+        "waited 0.2 s for region north to pull from south: nobody pulls from q.dr of docs"
+    )
+    assert pair.open_for_writes() == ["south"]
+
+
+def test_a_handover_that_died_while_it_drained_drains_by_the_links_again(
+    pair: World, run_module: Run
+) -> None:
+    north, south = pair.clusters["north"], pair.clusters["south"]
+    north.role = Role("standby", 1, "", "south").value()
+    north.permissions.pop(("docs", "ingest"))
+    north.queues["q.dr"] = [9]
+    south.parameters.clear()
+    answer = run_module(rabbitmq_handover, options(**SWITCH, timeouts={"drain": 0.5}))
+    assert (answer["situation"], south.queues["q"], north.queues["q.dr"]) == ("resume", [9], [])
+
+
+def test_where_nothing_is_pulled_a_handover_is_done_as_well(world: World, run_module: Run) -> None:
+    plain = {**DECLARED, "queues": [{"vhost": "docs", "name": "q", "standby": False}]}
+    for region, role in (("north", "primary"), ("south", "standby")):
+        run_module(rabbitmq_objects, options(region=region, initial_role=role, declared=plain))
+    given = options(**SWITCH, declared=plain)
+    assert [run_module(rabbitmq_handover, given)["situation"] for _time in range(2)] == ["start", "done"]
+    assert world.open_for_writes() == ["south"]
+
+
 def test_a_handover_that_is_not_finished_is_not_turned_back(pair: World, run_module: Run) -> None:
     run_module(rabbitmq_handover, options(**SWITCH))
     pair.clusters["north"].role = Role("standby", 1, "", "south").value()
@@ -839,6 +891,17 @@ def test_a_region_pulls_only_when_all_is_saved_and_its_record_says_so(
         "north: PUT global-parameters muster_region_role",
         "north: POST definitions",
     ]
+
+
+def test_a_return_waits_until_a_federation_has_made_its_queue(
+    lost: World, run_module: Run, tmp_path: Path
+) -> None:
+    federated = {**DECLARED, "standby": {**DECLARED["standby"], "mode": "federation"}}
+    for cluster in lost.clusters.values():
+        cluster.queues["q.dr"] = []
+    given = options(step="rejoin", region="north", save_directory=str(tmp_path), declared=federated)
+    answer = run_module(rabbitmq_rejoin, {**given, "timeout": 1})
+    assert answer["msg"].endswith(" for region north to pull from south: nobody pulls from it")
 
 
 def test_what_another_run_has_brought_back_is_a_copy_and_not_saved(
