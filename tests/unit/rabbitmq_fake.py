@@ -90,6 +90,7 @@ class Cluster:
         self.permissions: dict[tuple[str, str], dict[str, Any]] = {}
         self.parameters: dict[tuple[str, str, str], Any] = {}
         self.queues: dict[str, list[Any]] = {}
+        self.sent: dict[str, int] = {}  # messages on their way to a consumer, which are not ready
         self.connections: dict[str, int] = {}
         self.stubborn = False
         self.running = dict.fromkeys(hosts, True)
@@ -204,7 +205,7 @@ class Cluster:
             for (_v, component, _n), value in self.world.other(self.name).parameters.items()
             if component == "shovel" and self.world.link_works
         ]
-        return len(self.queues.get(name, [])), pulled.count(name)
+        return len(self.queues.get(name, [])) - self.sent.get(name, 0), pulled.count(name)
 
 
 def patch(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

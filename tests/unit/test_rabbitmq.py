@@ -7,6 +7,7 @@ from __future__ import annotations
 import base64
 import copy
 import json
+import os
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -336,6 +337,11 @@ def test_a_handover_moves_all_and_never_opens_two(pair: World, run_module: Run) 
 def test_check_mode_of_a_handover_only_assesses(pair: World, run_module: Run) -> None:
     answer = run_module(rabbitmq_handover, options(**SWITCH), check=True)
     assert (answer["situation"], answer["changed"], pair.log) == ("start", True, [])
+    run_module(rabbitmq_handover, options(**SWITCH))
+    pair.clusters["south"].permissions.pop(("docs", "ingest"))
+    pair.log.clear()
+    answer = run_module(rabbitmq_handover, options(**SWITCH), check=True)
+    assert (answer["situation"], answer["changed"], pair.log) == ("finish", True, [])
 
 
 def test_a_connection_that_does_not_end_puts_the_old_primary_back(pair: World, run_module: Run) -> None:
@@ -727,6 +733,7 @@ class Channel:
         yield None, None, None
         while True:
             waiting = self.cluster.queues[name]
+            self.cluster.sent[name] = min(self.most, len(waiting))
             if self.tag >= min(self.most, len(waiting)):
                 yield None, None, None
                 continue
@@ -739,10 +746,12 @@ class Channel:
 
     def cancel(self) -> None:
         assert self.tag == 0, "something was taken and not acknowledged"
+        self.cluster.sent.clear()
 
     def basic_ack(self, tag: int, multiple: bool) -> None:
         assert multiple
         del self.cluster.queues[self.name][:tag]
+        self.cluster.sent[self.name] -= tag
         self.tag = 0
 
     def close(self) -> None:
@@ -832,6 +841,62 @@ def test_a_message_that_was_under_way_when_nothing_came_is_saved_too(
         assert answer["saved"]["queues"] == {"docs/q": 3, "docs/q.dr": 2}
     else:
         assert "q.dr of docs still has 1 messages after 1 were saved: run it again" in answer["msg"]
+
+
+def test_what_is_saved_is_on_the_disk_before_it_leaves_its_queue(
+    lost: World, run_module: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+    real = Channel.basic_ack
+
+    def fsync(descriptor: int) -> None:
+        path = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
+        lines = f" {len(path.read_text().splitlines())}" if path.is_file() else ""
+        seen.append(("saved" if path.name.startswith("rabbitmq-north-") else path.name) + lines)
+
+    def ack(channel: Channel, tag: int, multiple: bool) -> None:
+        seen.append(f"ack {channel.name}")
+        real(channel, tag, multiple)
+
+    monkeypatch.setattr(_rabbitmq_rejoin, "BATCH", 2)
+    monkeypatch.setattr(Channel, "basic_ack", ack)
+    monkeypatch.setattr(_rabbitmq_rejoin.os, "fsync", fsync)
+    kept = tmp_path / "saves"
+    run_module(rabbitmq_rejoin, options(step="rejoin", region="north", save_directory=str(kept)))
+    assert seen[:-2] == [  # the summary comes last
+        "saves", tmp_path.name,
+        "only-here.jsonl 2", "saved", "ack q.dr",
+        "copies.jsonl 2", "saved", "ack q", "copies.jsonl 3", "saved", "ack q",
+    ]  # fmt: skip
+
+
+def test_only_the_canarys_numbers_are_told(lost: World, run_module: Run, tmp_path: Path) -> None:
+    given = options(step="rejoin", region="north", save_directory=str(tmp_path))
+    north = lost.clusters["north"]
+    north.queues["q"] = [1, "by hand", None, 3]
+    given["canary_queue"] = {"vhost": "docs", "name": "q"}
+    assert run_module(rabbitmq_rejoin, given)["saved"]["canary"] == "1,3-4"
+    north.queues["q"] = [5]
+    north.role = Role("standby", 1).value()
+    given["canary_queue"] = {"vhost": "docs", "name": "another"}
+    assert run_module(rabbitmq_rejoin, given)["saved"]["canary"] == ""
+
+
+def test_a_lost_region_is_closed_before_its_record_and_its_gate_open_it(
+    lost: World, run_module: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    north = lost.clusters["north"]
+    north.connections["ingest"] = 1
+    answers = [False, False, True]
+    monkeypatch.setattr(Region, "lets_in", lambda _region: answers.pop(0))
+    lost.locked = lambda _region: lost.log.append(f"lock, {len(answers)} answers left")
+    run_module(rabbitmq_rejoin, options(step="rejoin", region="north", save_directory=str(tmp_path)))
+    assert [line for line in lost.log if line != "north: POST definitions"][:4] == [
+        "north: DELETE permissions docs ingest",
+        "north: DELETE connections username ingest",
+        "north: PUT global-parameters muster_region_role",
+        "lock, 0 answers left",
+    ]
 
 
 def test_a_message_that_is_not_on_the_disk_stays_in_its_queue(
