@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.muster.platform.plugins.module_utils import (
+    _valkey,
     _valkey_handover,
     _valkey_state,
     _valkey_status,
@@ -157,6 +159,29 @@ def test_what_a_server_complains_of(
 ) -> None:
     valkeys.nodes["south-1"].persistence = said
     assert status(run_module)["recovery_status"]["reasons"] == [reason]
+
+
+def test_a_server_without_an_aof_does_not_complain_of_it(valkeys: Platform, run_module: Run) -> None:
+    valkeys.nodes["south-1"].persistence = {"aof_enabled": 0, "aof_last_write_status": "err"}
+    assert status(run_module)["recovery_status"]["reasons"] == []
+
+
+@pytest.mark.parametrize(("more", "decodes"), [({}, True), ({"decode": False}, False)])
+def test_answers_are_text_unless_bytes_are_asked_for(
+    valkeys: Platform, monkeypatch: pytest.MonkeyPatch, more: dict[str, Any], decodes: bool
+) -> None:
+    asked: list[dict[str, Any]] = []
+    real = sys.modules["redis"].Redis
+
+    def note(**words: Any) -> Any:
+        asked.append(words)
+        return real(**words)
+
+    monkeypatch.setattr(sys.modules["redis"], "Redis", note)
+    defaults = {name: option.get("default") for name, option in _valkey.OPTIONS.items()}
+    with _valkey.Access.from_params({**defaults, **PARAMS}).session("south-1", **more):
+        pass
+    assert [(words["port"], words["decode_responses"]) for words in asked] == [(6379, decodes)]
 
 
 def test_a_host_that_copies_is_no_standby_yet(valkeys: Platform, run_module: Run) -> None:

@@ -662,12 +662,18 @@ def test_data_on_another_file_system_is_whole_before_the_old_goes(
     def other_file_system(*_paths: Any) -> None:
         raise OSError(errno.EXDEV, "Invalid cross-device link")
 
+    real = _valkey_rejoin.shutil.rmtree
+
     def interrupted(path: Path) -> None:
         if path == append:
             (path / "1.aof").unlink()
             raise KeyboardInterrupt
+        real(path)
 
     monkeypatch.setattr(_valkey_rejoin.os, "rename", other_file_system)
+    # Of a run that was killed while it copied.
+    (target / "appendonlydir.partial").mkdir(parents=True)
+    (target / "appendonlydir.partial" / "3.aof").touch()
     with monkeypatch.context() as context:
         context.setattr(_valkey_rejoin.shutil, "rmtree", interrupted)
         with pytest.raises(KeyboardInterrupt):
@@ -677,6 +683,28 @@ def test_data_on_another_file_system_is_whole_before_the_old_goes(
     assert (target / "dump.rdb").read_text() == "rdb"
     assert list(Path(place.data).iterdir()) == []
     assert (target.parent.stat().st_mode & 0o777, len(list(target.iterdir()))) == (0o700, 2)
+    assert not (target / "appendonlydir" / "3.aof").exists()
+
+
+def test_data_on_another_file_system_is_on_the_disk_before_the_old_goes(
+    rejoin: _valkey_rejoin.Rejoin, place: _valkey_state.Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rdb, target = Path(place.data) / "dump.rdb", tmp_path / "s" / "data"
+    rdb.write_text("rdb")
+    done: list[tuple[str, bool, bool]] = []
+
+    def note(what: str) -> None:
+        done.append((what, (target / "dump.rdb").exists(), rdb.exists()))
+
+    def other_file_system(*_paths: Any) -> None:
+        raise OSError(errno.EXDEV, "Invalid cross-device link")
+
+    monkeypatch.setattr(_valkey_rejoin.os, "rename", other_file_system)
+    monkeypatch.setattr(_valkey_rejoin.os, "sync", lambda: note("contents"))
+    monkeypatch.setattr(_valkey_rejoin, "sync", lambda directory: note(f"names in {directory}"))
+    rejoin.set_aside(target)
+    assert done == [("contents", False, True), (f"names in {target}", True, True)]
+    assert not rdb.exists()
 
 
 def test_data_that_cannot_be_moved_stays(
@@ -700,6 +728,8 @@ def test_a_copy_of_the_old_data_is_compared(
     primary = _valkey.Server("south-1", "south")
     assert rejoin.listed(saved, primary)["reason"] == "no data"
     (saved / "data" / "dump.rdb").write_text("rdb")
+    # Of a run that was killed while it compared.
+    (Path(place.data) / "reprotect").mkdir()
     old = Keys(only="1", other="2", third="3", same="4")
 
     @contextlib.contextmanager
@@ -828,7 +858,11 @@ def test_the_canarys_numbers_of_one_side_are_told() -> None:
     # The first bit of a byte is its highest: the numbers 1, 2 and 8 are in the old side's first block.
     old = Keys(**{first: b"\x60\x80", second: b"\x40"}, **state)
     new = Keys(**{first: b"\x40"}, **state)
+    # What was compared last is another database than the canary's.
+    for client in (old, new):
+        _valkey_rejoin.use(client, 3)
     assert _valkey_rejoin.canary_of_one_side(old, new) == "2,8,65537"
+    assert [client.connection_pool.connection_kwargs["db"] for client in (old, new)] == [0, 0]
     assert _valkey_rejoin.canary_of_one_side(new, old) == ""
 
 
@@ -977,7 +1011,10 @@ def test_a_backup_is_read_back(run_module: Run, tmp_path: Path, read: Read) -> N
     arguments = take(tmp_path)
     assert b"an RDB" not in (tmp_path / "valkey-20261126T010000Z.rdb.enc").read_bytes()
     assert run_module(valkey_restore, arguments, check=True)["changed"] is True
-    found = run_module(valkey_restore, arguments)["restored"]
+    (tmp_path / "restored").mkdir()
+    answer = run_module(valkey_restore, arguments)
+    found = answer["restored"]
+    assert answer["changed"] is True
     assert (found["key_count"], found["taken_at"]) == (6, "2026-11-26T01:00:00Z")
     assert json.loads((tmp_path / "proof" / "restore.json").read_text())["proven_at"] == found["proven_at"]
     again = run_module(valkey_restore, arguments)
@@ -1023,6 +1060,10 @@ def test_what_is_not_proven_is_told_and_not_noted(run_module: Run, tmp_path: Pat
     read.says("Unexpected EOF reading RDB file", code=1)
     found = run_module(valkey_restore, arguments)
     assert found["msg"].endswith("valkey-check-rdb does not read the RDB: Unexpected EOF reading RDB file")
+    read.says("[info] 7 keys read\nRDB CRC error", code=1)
+    assert run_module(valkey_restore, arguments)["msg"].endswith("does not read the RDB: RDB CRC error")
+    read.says("7 keys, as a later version may say it")
+    assert "does not read the RDB: 7 keys, as a later" in run_module(valkey_restore, arguments)["msg"]
     (tmp_path / "key").write_text("another passphrase\n")
     assert "does not decrypt to what was saved" in run_module(valkey_restore, arguments)["msg"]
     assert not list((tmp_path / "data").iterdir())
@@ -1076,7 +1117,11 @@ def test_old_backups_go_and_the_newest_stays(tmp_path: Path) -> None:
 
 
 def test_a_host_takes_its_part_in_a_restore(
-    run_module: Run, units: Units, place: _valkey_state.Place, tmp_path: Path
+    run_module: Run,
+    units: Units,
+    place: _valkey_state.Place,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     room = tmp_path / "room"
     arguments = {"step": "replace", "host": "north-1", "directory": str(room)}
@@ -1086,7 +1131,11 @@ def test_a_host_takes_its_part_in_a_restore(
     room.mkdir()
     (room / "dump.rdb").write_text("restored")
     (Path(place.data) / "dump.rdb").write_text("old")
+    synced: list[str] = []
+    live = Path(place.data) / "dump.rdb"
+    monkeypatch.setattr(_valkey_restore.os, "sync", lambda: synced.append(live.read_text()))
     found = run_module(valkey_restore, arguments)
+    assert synced == ["restored"]
     assert (Path(found["old_directory"]) / "dump.rdb").read_text() == "old"
     append = Path(place.append_directory)
     assert (append / "appendonly.aof.1.base.rdb").read_text() == "restored"
