@@ -656,6 +656,14 @@ def test_a_promotion_takes_an_epoch_that_the_lost_region_cannot_have(pair: World
     assert run_module(rabbitmq_promote, options(**SWITCH, fence=proof()))["epoch"] == 3
 
 
+def test_a_region_without_a_role_is_not_promoted(pair: World, run_module: Run) -> None:
+    pair.clusters["north"].up = False
+    pair.clusters["south"].role = None
+    answer = run_module(rabbitmq_promote, options(**SWITCH, fence=proof()))
+    assert answer["msg"] == "refused: region south has no role yet, so it was no standby"
+    assert (pair.log, pair.open_for_writes()) == ([], ["north"])
+
+
 @pytest.mark.parametrize(
     ("fence", "up", "sentence"),
     [
@@ -1113,7 +1121,9 @@ def test_a_node_is_restarted_when_the_cluster_can_do_without(
     pair: World, member: Callable[..., dict[str, Any]]
 ) -> None:
     due = Local("active", False, ("a file is newer",))
-    assert member(due, RUNS)["calls"][-1] == "restart --no-block rabbitmq-server.service"
+    answer = member(due, RUNS)
+    assert answer["calls"][-1] == "restart --no-block rabbitmq-server.service"
+    assert answer["steps"] == ["restart RabbitMQ"]
 
 
 def test_a_node_that_the_cluster_needs_is_not_restarted(
@@ -1145,6 +1155,7 @@ def test_a_restarted_node_is_open_again_where_it_was(
     monkeypatch.setattr(rabbitmq_member, "listens", lambda *_rest: opened.pop() if opened else False)
     answer = member(RUNS, restart=True)
     assert answer["msg"].endswith("port 5671 of north-1 is closed")
+    assert member(RUNS, restart=True)["steps"] == ["restart RabbitMQ"], "it was closed before"
 
 
 def test_a_node_that_started_alone_is_told(pair: World, member: Callable[..., dict[str, Any]]) -> None:
