@@ -19,6 +19,7 @@ from ansible_collections.muster.platform.plugins.module_utils import (
     _ledger,
     _survivors_stores,
 )
+from ansible_collections.muster.platform.plugins.module_utils._errors import MusterError
 from ansible_collections.muster.platform.plugins.modules import canary_window, dr_lag, object_storage_held
 from store_fakes import Gate, Objects, Rabbitmq, Server, Valkey
 
@@ -337,3 +338,14 @@ def test_the_modules_know_how_the_daemon_keeps_its_numbers() -> None:
     assert (objects.PREFIX, objects.REGION, objects.DIGITS) == (here.OBJECTS, here.REGION, here.DIGITS)
     held = object_storage_held
     assert (f"{held.FOLDER}/", held.DIGITS) == (objects.PREFIX, objects.DIGITS)
+
+
+@pytest.mark.parametrize(
+    "text", ["north", "[]", '{"region": "north"}', '{"region": "north", "timeline": "x"}']
+)
+def test_an_object_that_does_not_tell_whose_copy_it_is(text: str) -> None:
+    assert _survivors_stores.whose_copy(b'{"region": "north", "timeline": 3}') == ("north", 3)
+    with pytest.raises(
+        MusterError, match=r"^the object canary-region\.json does not tell whose copy this is$"
+    ):
+        _survivors_stores.whose_copy(text)

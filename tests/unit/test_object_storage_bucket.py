@@ -229,6 +229,15 @@ def test_what_s3_says_is_told(s3: S3, declare: Run) -> None:
     assert declare({"name": "logs"})["msg"] == "bucket logs could not be read: SlowDown (SlowDown)"
 
 
+def test_without_buckets_nobody_is_asked(declare: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def connect(*_rest: Any) -> None:
+        raise AssertionError("it was asked")
+
+    monkeypatch.setattr(_s3, "connect", connect)
+    answer = declare()
+    assert (answer["changed"], answer["changes"]) == (False, {})
+
+
 def test_check_mode_and_checked_change_nothing(s3: S3, declare: Run) -> None:
     assert declare({"name": "logs"}, check=True)["changed"] is True
     assert declare({"name": "logs"}, state="checked")["changed"] is False

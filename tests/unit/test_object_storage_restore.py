@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -168,6 +169,9 @@ def test_a_backup_is_a_proven_copy(copied: World, run_module: Run, tmp_path: Pat
     proof = backup(run_module, copied, tmp_path)["proof"]
     assert (proof["source"], proof["target"], proof["sampled"]) == ("north-1", "south-1", 5)
     assert proof["sampled_bytes"] > 0
+    held = [body for path, body in sorted(copied.filers["south-1"].items()) if "/object-" in path]
+    sums = b"".join(hashlib.sha256(body).digest() for body in held)
+    assert proof["sampled_sha256"] == hashlib.sha256(sums).hexdigest()
     assert json.loads((tmp_path / "var/proof.json").read_text()) == proof
     assert proof["began_at"] <= proof["proven_at"]
 

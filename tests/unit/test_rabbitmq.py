@@ -254,6 +254,24 @@ def test_nothing_is_declared_beside_a_move(pair: World, run_module: Run) -> None
     assert pair.log == []
 
 
+def test_check_mode_of_what_is_declared_changes_nothing(pair: World, run_module: Run) -> None:
+    pair.clusters["north"].permissions.pop(("docs", "ingest"))
+    assert run_module(rabbitmq_objects, options(region="north"), check=True)["changed"] is True
+    assert (pair.log, pair.open_for_writes()) == ([], [])
+
+
+def test_a_region_whose_gate_is_still_closed_is_waited_for(
+    pair: World, run_module: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pair.clusters["north"].permissions.pop(("docs", "ingest"))
+    answers = [False, False, True]
+    left: list[int] = []
+    monkeypatch.setattr(Region, "lets_in", lambda _region: answers.pop(0))
+    pair.locked = lambda _region: left.append(len(answers))
+    assert run_module(rabbitmq_objects, options(region="north"))["changed"] is True
+    assert left == [0]
+
+
 def test_what_a_move_has_made_of_a_region_meanwhile_counts(pair: World, run_module: Run) -> None:
     north = pair.clusters["north"]
     north.permissions.pop(("docs", "ingest"))
