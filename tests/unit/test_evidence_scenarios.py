@@ -162,6 +162,8 @@ def test_every_lost_write_must_be_saved(judge: Run) -> None:
     ]
     assert result["evidence"]["stores"][0]["recovered_sequences"] == ",".join(map(str, lost[:18]))
     assert result["summary"][1].endswith("FAIL")
+    # The headline counts the lost writes; it counts commits only where no store was measured.
+    assert "Commits that only the old side had: 30" not in Path(result["report"]).read_text()
 
 
 @pytest.mark.parametrize(

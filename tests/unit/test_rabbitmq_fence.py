@@ -151,13 +151,22 @@ class Broker:
         pass
 
     def close(self) -> None:
-        pass
+        self.is_open = False
 
 
 def test_a_message_goes_out_and_comes_in(run_module: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rabbitmq_verify, "connect", lambda *_rest: Broker())
+    brokers: list[Broker] = []
+
+    def connect(*_rest: Any) -> Broker:
+        brokers.append(Broker())
+        return brokers[-1]
+
+    monkeypatch.setattr(rabbitmq_verify, "connect", connect)
     answer = run_module(rabbitmq_verify, VERIFY)
     assert answer["endpoints"][0]["cluster"] == "muster-south"
+    anywhere = {name: value for name, value in VERIFY.items() if name != "cluster"}
+    assert run_module(rabbitmq_verify, anywhere)["endpoints"][0]["cluster"] == "muster-south"
+    assert [broker.is_open for broker in brokers] == [False, False]
     assert run_module(rabbitmq_verify, VERIFY, check=True)["skipped"] is True
 
 

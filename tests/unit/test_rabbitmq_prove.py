@@ -107,7 +107,11 @@ def test_definitions_are_restored_into_a_node_of_their_own(
         context.setattr(
             _rabbitmq_isolated.os, "chown", lambda path, *ids: owned.append((Path(path).name, *ids))
         )
-        proof = run_module(rabbitmq_backup, given)["proof"]
+        run_module(rabbitmq_backup, given, check=True)
+        assert not (tmp_path / "seen").exists(), "check mode has started a node"
+        answer = run_module(rabbitmq_backup, given)
+    assert answer["changed"] is True
+    proof = answer["proof"]
     assert [name.split("-")[0] for name, _user, _group in owned] == [
         "rabbitmq.conf", "enabled_plugins", "env.conf", ".restore",
     ]  # fmt: skip
@@ -167,3 +171,11 @@ def test_nothing_to_prove(
     nowhere = run_module(rabbitmq_backup, {**given, "room": str(tmp_path / "nowhere")})
     assert nowhere["msg"] == f"{tmp_path / 'nowhere'} is no directory: nothing was restored"
     assert proven(tmp_path) is None
+
+
+def test_what_an_empty_node_has_by_itself_proves_nothing() -> None:
+    wanted = {"vhosts": [{"name": "/"}], "queues": []}
+    assert rabbitmq_backup.verdict(wanted, ["1 vhosts"], [])[0] is True
+    assert rabbitmq_backup.verdict(wanted, [], []) == (
+        False, "an empty node has 1 vhosts, 0 queues without a restore, so that nothing is proven",
+    )  # fmt: skip
