@@ -105,6 +105,14 @@ def test_a_region_that_was_never_down_closes_when_it_sees_another_primary(
     assert regions.open() == ["south"]
 
 
+def test_a_region_that_is_no_primary_by_its_own_record_closes(regions: World) -> None:
+    regions.begin()
+    state = {"role": "standby", "primary": "south", "epoch": 2}
+    regions.filers["north-1"]["/muster/region.json"] = json.dumps(state).encode()
+    regions.act()
+    assert regions.open() == []
+
+
 def test_after_a_boot_nothing_opens_while_the_other_region_is_silent(regions: World) -> None:
     regions.begin()
     regions.down.add("south-1")

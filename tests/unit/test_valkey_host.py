@@ -1161,10 +1161,11 @@ def test_a_fenced_host_takes_no_part_in_a_restore(
         ([], None, None),
         (["south-1"], None, "it leads to north-1, which is not of south-1"),
         ([], b"other", "what was written was not read back"),
+        ([], Unreached("NOAUTH"), "NOAUTH"),
     ],
 )
 def test_a_write_through_the_endpoint(
-    valkeys: Platform, run_module: Run, hosts: list[str], answer: bytes | None, reason: str | None
+    valkeys: Platform, run_module: Run, hosts: list[str], answer: Any, reason: str | None
 ) -> None:
 
     class Connection:
@@ -1182,6 +1183,8 @@ def test_a_write_through_the_endpoint(
             self.value = value.encode() or self.value
 
         def read_response(self) -> bytes:
+            if isinstance(answer, Exception):
+                raise answer
             return answer or self.value
 
     sys.modules["redis"].SSLConnection = Connection  # type: ignore[attr-defined]
