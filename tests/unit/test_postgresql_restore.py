@@ -399,7 +399,7 @@ def test_the_steps_of_a_restore_into_place(
     assert "--target-action=promote" not in fake.calls("restore")[0]  # to the end of the archive
     started = (fake.home / "pg_ctl.calls").read_text()
     assert "archive_mode=on" in started
-    assert "archive_command='pgbackrest --stanza=muster archive-push %p'" in started
+    assert "archive_command='pgbackrest --config=/etc/pgbackrest.conf --stanza=muster archive-push %p'" in started
     assert (live / "postgresql.auto.conf").read_text() == "shared_buffers = '8GB'\nwork_mem = '4MB'\n"
 
     arguments = {
