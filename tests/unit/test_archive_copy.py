@@ -38,6 +38,9 @@ elif rest[0] == "archive-get":
     if rest[1] not in names:
         sys.exit(1)
     open(rest[2], "w").write(open(f"{{place}}/{{rest[1]}}").read())
+elif rest[0] == "archive-push" and os.path.exists(f"{{home}}/other-{{os.path.basename(rest[1])}}"):
+    print("ERROR: [045]: exists with a different checksum", file=sys.stderr)
+    sys.exit(45)
 elif rest[0] == "archive-push":
     assert options["config"] == home + "/s3.conf"
     open(home + "/pushed", "a").write(os.path.basename(rest[1]) + "\\n")
@@ -255,6 +258,18 @@ def test_one_that_is_nowhere_is_left_out_and_one_that_cannot_be_read_is_waited_f
     world.down(2)
     with pytest.raises(world.module.Trouble, match=f"{segment(4)} cannot be read"):
         world.copier.step()
+
+
+def test_what_s3_has_with_another_content_holds_up_nothing(
+    world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    world.archive(segment(1))
+    world.copier.step()
+    world.archive(segment(2), segment(3))
+    (world.home / f"other-{segment(2)}").touch()
+    world.copier.step()
+    assert world.in_s3() == [segment(1), segment(3)]
+    assert f"{segment(2)} is left out, and a new full backup is needed" in capsys.readouterr().out
 
 
 def test_without_a_stanza_it_waits(world: World) -> None:

@@ -35,6 +35,7 @@ WANTED = re.compile(r"[0-9A-F]{24}|[0-9A-F]{8}\.history")
 # In the archive a segment's name has its checksum and how it is compressed behind it.
 ARCHIVED = re.compile(r"(?:.*/)?([0-9A-F]{24}|[0-9A-F]{8}\.history)(?:-[0-9a-f]{40}(?:\.[a-z0-9]+)?)?")
 NOT_THERE = 1
+OTHER_CONTENT = 45
 WAIT_AFTER_TROUBLE = 10.0
 
 
@@ -157,7 +158,10 @@ class Copier:
             done = self.run(*where, "archive-push", path)
         finally:
             os.unlink(path)
-        if done.returncode != 0:
+        if done.returncode == OTHER_CONTENT:
+            # Of a line that was left: both regions may have begun the same timeline. Waiting mends nothing.
+            say(f"{name} is left out, and a new full backup is needed: {reason(done)}")
+        elif done.returncode != 0:
             raise Trouble(f"{name}: {reason(done)}")
 
     def copy_all(self, names: Iterable[str]) -> int:
