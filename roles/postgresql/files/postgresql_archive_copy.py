@@ -4,8 +4,8 @@
 """Bring WAL into the repository in S3, beside PostgreSQL and never in its way.
 
 PostgreSQL's archive_command does not know of the repository in S3. Were it one of its own, an
-endpoint that is down would fail each push: WAL would pile up until pgBackRest drops it for the
-good repositories too, and a primary that is to hand over would wait for its archiver.
+endpoint that is down would hold up each push, and fail it: WAL would pile up until pgBackRest
+drops it for the good repositories too, and a server that is to stop would wait for its archiver.
 
 On the host that takes writes, each segment that PostgreSQL has finished is pushed into S3. One
 that still waits for archive_command is copied from where it is; one that has been archived, and
