@@ -16,4 +16,7 @@ options:
     description: Operating system user that runs pgBackRest and owns the repository.
     type: str
     default: postgres
+  config:
+    description: pgBackRest's configuration, which names the repository. The host's own when not given.
+    type: path
 """

@@ -21,6 +21,7 @@ from ansible_collections.muster.platform.plugins.module_utils._errors import Mus
 OPTIONS: dict[str, dict[str, Any]] = {
     "stanza": {"type": "str", "required": True},
     "user": {"type": "str", "default": "postgres"},
+    "config": {"type": "path"},
 }
 PROGRAMS = "/usr/sbin:/usr/bin:/sbin:/bin"
 # Another backup of the same cluster is under way: pgBackRest's lock file on this
@@ -168,9 +169,10 @@ def identity(name: str) -> dict[str, Any]:
 class PgBackRest:
     """The program on this host, run as the user who owns its files."""
 
-    def __init__(self, stanza: str, user: str = "postgres") -> None:
+    def __init__(self, stanza: str, user: str = "postgres", config: str | None = None) -> None:
         self.stanza = stanza
         self.user = user
+        self.options = [f"--stanza={stanza}", *([f"--config={config}"] if config else [])]
 
     def run(self, *words: str, timeout: float) -> Result:
         """Run one command to its end; its exit code is for the caller to judge."""
@@ -188,7 +190,7 @@ class PgBackRest:
 
     def command(self, command: str, *words: str, timeout: float) -> Result:
         """Run a command on the stanza; what it says is all on standard output."""
-        return self.run(command, f"--stanza={self.stanza}", "--log-level-stderr=off", *words, timeout=timeout)
+        return self.run(command, *self.options, "--log-level-stderr=off", *words, timeout=timeout)
 
     def info(self, *options: str, timeout: float = 60) -> Repository:
         """What the repositories hold of the stanza."""

@@ -212,17 +212,21 @@ def refuse_wrong_timeline(params: Params, target: Target) -> None:
     def archive(repository: int) -> Archive:
         return Archive(program, repository, program.info(f"--repo={repository}"))
 
-    chosen, other = params["repository"], 3 - params["repository"]
-    try:
-        elsewhere = archive(other).newest()
-    except MusterError:
-        elsewhere = 0
+    def newest(repository: int) -> int:
+        try:
+            return archive(repository).newest()
+        except MusterError:
+            return 0
+
+    chosen = params["repository"]
+    elsewhere = {other: newest(other) for other in params["repositories"] if other != chosen}
     here = archive(chosen)
-    if elsewhere > here.newest():
-        raise MusterError(
-            f"repository {other} of {params['host']} knows a newer timeline than repository {chosen}: "
-            f"set postgresql_restore_repository to {other}"
-        )
+    for other, timeline in elsewhere.items():
+        if timeline > here.newest():
+            raise MusterError(
+                f"repository {other} of {params['host']} knows a newer timeline than repository {chosen}: "
+                f"set postgresql_restore_repository to {other}"
+            )
     here.refuse_taken_timeline(target.timeline)
 
 
@@ -391,7 +395,9 @@ def recover(params: Params, check_mode: bool) -> dict[str, Any]:
         raise MusterError(f"the old data directory on {params['host']} has not been set aside")
     stanza, phases = params["stanza"], Phases()
     # The server archives, or the new timeline's history would be missing from the archive for ever.
-    server = server_of(params, data, f"pgbackrest --stanza={stanza} archive-push %p")
+    # Into the repository hosts alone, as the live one does: S3 gets it from there.
+    push = f"pgbackrest --config=/etc/pgbackrest.conf --stanza={stanza} archive-push %p"
+    server = server_of(params, data, push)
     if journal.stage == "restoring" and os.path.isdir(data):
         if os.path.isfile(f"{data}/PG_VERSION"):
             server.stop(120)

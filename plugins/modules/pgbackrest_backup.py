@@ -28,7 +28,7 @@ options:
     type: bool
     default: false
   directory:
-    description: The repository's directory.
+    description: The repository's directory. With O(config) it is elsewhere, and no room is looked for.
     type: path
     default: /var/lib/pgbackrest
   host:
@@ -144,7 +144,7 @@ class Task:
     def __init__(self, params: dict[str, Any]) -> None:
         self.params = params
         self.host: str = params["host"]
-        self.program = PgBackRest(params["stanza"], params["user"])
+        self.program = PgBackRest(params["stanza"], params["user"], params["config"])
 
     def refuse(self, found: Repository) -> None:
         """Reasons not to begin."""
@@ -153,6 +153,8 @@ class Task:
             raise MusterError(
                 f"the stanza {stanza} does not exist on {self.host}: provision the platform first"
             )
+        if self.params["config"]:
+            return
         free, least = free_mb(self.params["directory"])[0], self.params["min_free_mb"]
         if free < least:
             raise MusterError(
@@ -164,7 +166,7 @@ class Task:
         """Say why the backup failed, having cleaned up when the disk is full. Always raises."""
         found = self.program.info()
         free = free_mb(self.params["directory"])[0]
-        if NO_SPACE in output or free < FULL_MB:
+        if not self.params["config"] and (NO_SPACE in output or free < FULL_MB):
             if not found.locked:
                 remove_leftovers(self.params["directory"], self.params["stanza"], found)
             raise MusterError(

@@ -193,7 +193,7 @@ def newest_wal(found: Repository | None) -> str | None:
 
 def run(params: dict[str, Any]) -> dict[str, Any]:
     """Read, and put together what the module returns."""
-    program = PgBackRest(params["stanza"], params["user"])
+    program = PgBackRest(params["stanza"], params["user"], params["config"])
     numbers = program.version()
     version = ".".join(map(str, numbers)) if numbers else None
     disk, serves = disk_of(params["directory"]), active(params["unit"])

@@ -82,7 +82,7 @@ def create(program: PgBackRest, timeout: float) -> str:
 
 def run(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
     """Create it if it is missing."""
-    program = PgBackRest(params["stanza"], params["user"])
+    program = PgBackRest(params["stanza"], params["user"], params["config"])
     try:
         found = program.info()
     except MusterError:

@@ -29,6 +29,10 @@ options:
     type: list
     elements: str
     default: []
+  s3_repository:
+    description: The repository in S3, as C(number), C(host) and C(port) of its endpoint; empty for none.
+    type: dict
+    default: {}
   backup_user:
     description: Operating system user that runs pgBackRest.
     type: str
@@ -140,7 +144,29 @@ def complaints(document: Any) -> list[str]:
     ]
 
 
-def read_repository(stanza: str, user: str, number: int, host: str) -> tuple[str | None, str | None]:
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """Where a repository is, as this host numbers it."""
+
+    number: int
+    host: str
+    port: int
+    name: str
+
+
+def places(params: dict[str, Any]) -> list[Place]:
+    """The repository hosts, and S3."""
+    found = [
+        Place(number, host, REPOSITORY_PORT, f"the backup repository on {host}")
+        for number, host in enumerate(params["repositories"], 1)
+    ]
+    if params["s3_repository"]:
+        number, host, port = (params["s3_repository"][key] for key in ("number", "host", "port"))
+        found.append(Place(int(number), host, int(port), f"the backup repository in S3 at {host}:{port}"))
+    return found
+
+
+def read_repository(stanza: str, user: str, place: Place) -> tuple[str | None, str | None]:
     """The newest backup's time in one repository, or why it is not known.
 
     A host that is gone is found out in a second; pgBackRest would take its time.
@@ -148,13 +174,13 @@ def read_repository(stanza: str, user: str, number: int, host: str) -> tuple[str
     One repository a call: over several, pgBackRest 2.55 asks only the first for its cipher.
     """
     try:
-        socket.create_connection((host, REPOSITORY_PORT), 1.0).close()
+        socket.create_connection((place.host, place.port), 1.0).close()
     except OSError as error:
-        return None, f"the backup repository on {host} could not be read: {error.strerror or error}"
+        return None, f"{place.name} could not be read: {error.strerror or error}"
     command = [
         "pgbackrest",
         f"--stanza={stanza}",
-        f"--repo={number}",
+        f"--repo={place.number}",
         "--output=json",
         "--log-level-console=off",
     ]
@@ -176,18 +202,17 @@ def read_repository(stanza: str, user: str, number: int, host: str) -> tuple[str
         bad = complaints(document)
         at = newest_backup(document)
     except (OSError, LookupError, TypeError, ValueError, subprocess.SubprocessError) as error:
-        return None, f"the backup repository on {host} could not be read: {error}"
+        return None, f"{place.name} could not be read: {error}"
     if bad:
-        return None, f"the backup repository on {host} could not be read: {bad[0].splitlines()[0]}"
-    return at, None if at else f"the backup repository on {host} holds no backup yet"
+        return None, f"{place.name} could not be read: {bad[0].splitlines()[0]}"
+    return at, None if at else f"{place.name} holds no backup yet"
 
 
-def read_backups(stanza: str, user: str, hosts: list[str]) -> tuple[str | None, list[str]]:
+def read_backups(params: dict[str, Any]) -> tuple[str | None, list[str]]:
     """The newest backup's time in any repository, and what is wrong with each."""
-    with ThreadPoolExecutor(max_workers=max(1, len(hosts))) as pool:
-        found = list(
-            pool.map(lambda n: read_repository(stanza, user, n, hosts[n - 1]), range(1, len(hosts) + 1))
-        )
+    stanza, user, asked = params["stanza"], params["backup_user"], places(params)
+    with ThreadPoolExecutor(max_workers=max(1, len(asked))) as pool:
+        found = list(pool.map(lambda place: read_repository(stanza, user, place), asked))
     times = [at for at, _reason in found if at]
     return max(times, default=None), [reason for _at, reason in found if reason]
 
@@ -238,9 +263,7 @@ def run(params: dict[str, Any]) -> dict[str, Any]:
     regions = Survey(params["regions"], Tls.from_params(params), params["api_port"]).all()
     status = recovery_status(regions[home].members[params["host"]], regions)
     if params["stanza"]:
-        status["last_backup_at"], reasons = read_backups(
-            params["stanza"], params["backup_user"], params["repositories"]
-        )
+        status["last_backup_at"], reasons = read_backups(params)
         status["reasons"] += reasons
         status["healthy"] = not status["reasons"]
     fenced = read_fence(params["fence_marker"])
@@ -264,6 +287,7 @@ def main() -> None:
             **TLS_OPTIONS,
             "stanza": {"type": "str"},
             "repositories": {"type": "list", "elements": "str", "default": []},
+            "s3_repository": {"type": "dict", "default": {}},
             "backup_user": {"type": "str", "default": "postgres"},
             "fence_marker": {"type": "path"},
             "restore_proof": {"type": "path"},

@@ -65,6 +65,11 @@ options:
     description: Number of the repository, as this host counts them.
     type: int
     default: 1
+  repositories:
+    description: Numbers of all repositories, of which none may know a newer timeline when it is into place.
+    type: list
+    elements: int
+    default: [1, 2]
   id:
     description: Names a restore into place, and the directories that it keeps.
     type: str
@@ -206,6 +211,7 @@ def main() -> None:
         "backup": {"type": "str", "default": ""},
         "timeline": {"type": "int", "default": 0},
         "repository": {"type": "int", "default": 1},
+        "repositories": {"type": "list", "elements": "int", "default": [1, 2]},
         "id": {"type": "str"},
         "restore_host": {"type": "str"},
         "restore_region": {"type": "str"},

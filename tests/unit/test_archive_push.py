@@ -52,13 +52,19 @@ def test_postgresql_itself_archives_whatever_it_has(place: Path) -> None:
     shutil.copy("/bin/sh", shell)
     done = push(place, "0000000A000000000000000F", str(shell))
     assert done.returncode == 0, done.stderr
-    assert calls(place) == "--stanza=muster archive-push pg_wal/0000000A000000000000000F\n"
+    assert (
+        calls(place)
+        == "--config=/etc/pgbackrest.conf --stanza=muster archive-push pg_wal/0000000A000000000000000F\n"
+    )
 
 
 def test_what_came_before_the_fork_is_archived(place: Path) -> None:
     (place / "history").write_text(HISTORY)
     assert push(place, "0000000A000000000000000E").returncode == 0
-    assert calls(place) == "--stanza=muster --no-archive-async archive-push pg_wal/0000000A000000000000000E\n"
+    assert (
+        calls(place)
+        == "--config=/etc/pgbackrest.conf --stanza=muster --no-archive-async archive-push pg_wal/0000000A000000000000000E\n"
+    )
 
 
 @pytest.mark.parametrize("name", ["0000000A000000000000000F", "0000000A0000000000000010"])

@@ -323,6 +323,19 @@ def test_too_little_room_is_refused(
     assert not fake.calls("backup")
 
 
+def test_a_repository_elsewhere_has_no_disk_here(
+    fake: FakePgBackRest, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What S3's configuration names is not below the directory, full as that may be."""
+    monkeypatch.setattr(pgbackrest_backup, "free_mb", lambda _path: (3, 1000))
+    fake.answer("info", info(backup(FIRST, NOW - 60)))
+    fake.answer("backup", "P00  ERROR: [103]: no endpoint\n", rc=103)
+    told = take(fake, capsys, config="/etc/muster/backup/s3.conf", min_free_mb=512)["msg"]
+    assert "failed: no endpoint; earlier backups are as they were" in told
+    for command in ("info", "backup"):
+        assert fake.calls(command)[0][1:3] == ["--stanza=muster", "--config=/etc/muster/backup/s3.conf"]
+
+
 def test_any_other_failure_keeps_its_reason(fake: FakePgBackRest, capsys: pytest.CaptureFixture[str]) -> None:
     fake.answer("info", info(backup(FIRST, NOW)))
     fake.answer("backup", "P00  ERROR: [056]: unable to find primary cluster - cannot proceed\n", rc=56)

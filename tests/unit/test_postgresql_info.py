@@ -201,6 +201,26 @@ def test_a_repository_host_that_is_gone_is_not_waited_for(
     assert not (tmp_path / "calls").exists()
 
 
+def test_the_repository_in_s3_is_asked_too(
+    patroni: PatroniApi, run_module: Run, backups: Backups, repositories: socket.socket, tmp_path: Path
+) -> None:
+    backups(1, stanza(1795255200))
+    backups(2, stanza(1795255200))
+    backups(3, stanza(1795258800))
+    s3 = {"number": 3, "host": "127.0.0.1", "port": repositories.getsockname()[1]}
+    found = asking(patroni, run_module, s3_repository=s3)
+    assert (found["last_backup_at"], found["reasons"]) == ("2026-11-21T11:00:00Z", [])
+    (tmp_path / "calls").unlink()
+    with socket.create_server(("127.0.0.1", 0)) as gone:
+        port = gone.getsockname()[1]
+    found = asking(patroni, run_module, s3_repository={**s3, "port": port})
+    assert found["last_backup_at"] == "2026-11-21T10:00:00Z"
+    assert found["reasons"] == [
+        f"the backup repository in S3 at 127.0.0.1:{port} could not be read: Connection refused"
+    ]
+    assert "--repo=3" not in (tmp_path / "calls").read_text()
+
+
 @pytest.mark.usefixtures("repositories")
 def test_an_unknown_backup_user_is_a_reason(patroni: PatroniApi, run_module: Run) -> None:
     found = asking(patroni, run_module, backup_user="nobody-at-all")

@@ -206,6 +206,18 @@ def test_an_abandoned_timeline_can_be_asked_for(
     assert (found["restored"]["backup"], found["restored"]["target_timeline"]) == (SECOND, 2)
 
 
+def test_every_other_repository_is_asked_for_a_newer_timeline(
+    fake: FakePgBackRest, capsys: pytest.CaptureFixture[str]
+) -> None:
+    known, newer = info(backup(FIRST, HOUR_AGO)), info(newest_wal="000000020000000000000009")
+    for answer in (known, known, newer, known):  # planned from 1, then 2, 3 and 1 are compared
+        fake.answer("info", answer)
+    found = call(fake, capsys, "plan", repositories=[1, 2, 3])
+    assert found["msg"] == (
+        "repository 3 of north-2 knows a newer timeline than repository 1: set postgresql_restore_repository to 3"
+    )
+
+
 def test_the_repository_must_know_the_newest_timeline(
     fake: FakePgBackRest, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -399,7 +411,10 @@ def test_the_steps_of_a_restore_into_place(
     assert "--target-action=promote" not in fake.calls("restore")[0]  # to the end of the archive
     started = (fake.home / "pg_ctl.calls").read_text()
     assert "archive_mode=on" in started
-    assert "archive_command='pgbackrest --stanza=muster archive-push %p'" in started
+    assert (
+        "archive_command='pgbackrest --config=/etc/pgbackrest.conf --stanza=muster archive-push %p'"
+        in started
+    )
     assert (live / "postgresql.auto.conf").read_text() == "shared_buffers = '8GB'\nwork_mem = '4MB'\n"
 
     arguments = {

@@ -2,7 +2,9 @@
 # Copyright: the Muster authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 #
-# PostgreSQL's archive_command: one WAL file into every repository.
+# PostgreSQL's archive_command: one WAL file into every repository host's repository.
+# The one in S3, where there is one, is in a configuration of its own, which a named file leaves out: what it costs
+# when it is down must not hold up PostgreSQL. postgresql_archive_copy.py brings it what is archived here.
 # Patroni runs it too, before it rewinds an old primary, for files that were never archived. Those
 # from the fork on are of a line that nobody follows: in the archive they would lead a standby that
 # has not heard of the new timeline past the fork, where it stays for ever.
@@ -13,7 +15,7 @@ process=$PPID
 for _generation in 1 2; do
   # PostgreSQL's archiver, or the shell that it starts.
   if [ "$(cat "/proc/$process/comm" 2>/dev/null)" = postgres ]; then
-    exec pgbackrest --stanza="$stanza" archive-push "$file"
+    exec pgbackrest --config=/etc/pgbackrest.conf --stanza="$stanza" archive-push "$file"
   fi
   process=$(sed -n 's/^PPid:[[:space:]]*//p' "/proc/$process/status" 2>/dev/null)
 done
@@ -40,4 +42,4 @@ if [ "$(printf '%s\n' "$name" "$segment" | sort | head -n 1)" != "$name" ] || [ 
   exit 1
 fi
 # This one alone: the asynchronous way would take along all that wait.
-pgbackrest --stanza="$stanza" --no-archive-async archive-push "$file"
+pgbackrest --config=/etc/pgbackrest.conf --stanza="$stanza" --no-archive-async archive-push "$file"
