@@ -38,8 +38,8 @@ options:
     default: []
   packages:
     description:
-      - Lists of packages, one for each kind of machine. What each of them needs is found out by itself, on top
-        of what Debian calls essential or required.
+      - Lists of packages, one for each kind of machine. What each of them needs is found out by itself, on
+        top of what Debian calls essential or required.
     type: list
     elements: list
     required: true
@@ -78,7 +78,6 @@ architecture:
   type: str
 """
 
-import gzip
 import os
 import re
 import shlex
@@ -237,8 +236,6 @@ class Repository:
         self.index.parent.mkdir(parents=True, exist_ok=True)
         text = self.tool("apt-ftparchive", "packages", f"pool/{self.suite}")
         write_changed(self.index, text)
-        # The time is left out, so that the same packages make the same file.
-        self.index.with_suffix(".gz").write_bytes(gzip.compress(text.encode(), mtime=0))
         fields = {
             "Origin": "Muster",
             "Label": "Muster",
