@@ -14,6 +14,12 @@ AUTOMATIC ?=
 # Stores beside PostgreSQL that the lab shall have: all, names, or none. They stay.
 STORES ?=
 export STORES
+# The directory that `make mirror` fills, and the inventory that it is for.
+DIR ?=
+INVENTORY ?= inventories/lab
+# Such a directory, from which alone everything is installed then: make lab MIRROR=/srv/muster-mirror
+MIRROR ?=
+export MIRROR
 PLAY := ansible-playbook -i inventories/lab
 
 .PHONY: help
@@ -71,6 +77,14 @@ e2e: setup ## end-to-end tests in a lab: kill things, interrupt things, restore
 .PHONY: bench
 bench: setup ## the speed that the project promises, as ratios
 	@scripts/bench
+
+.PHONY: mirror
+mirror: setup ## fill a directory with all that an inventory needs: make mirror DIR=/srv/muster-mirror [INVENTORY=inventories/prod]
+	@ansible-playbook -i $(INVENTORY) playbooks/mirror.yml -e mirror_directory=$(DIR)
+
+.PHONY: airgap
+airgap: setup ## prove it: a lab made from such a directory, in a network that leads nowhere [DIR=/srv/muster-mirror]
+	@scripts/airgap $(DIR)
 
 .PHONY: docs
 docs: setup ## the documentation site, in docs/_build/html

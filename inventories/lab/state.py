@@ -38,6 +38,11 @@ def inventory() -> dict[str, Any]:
     """The hosts' connection variables and the lab's secrets, as Ansible wants them."""
     shared: dict[str, Any] = {"muster_lab_directory": str(LAB)}
     hostvars: dict[str, dict[str, Any]] = {}
+    # The directory that the lab is made from instead of the registries (scripts/lab, MIRROR).
+    if (LAB / "mirror").exists():
+        mirror = (LAB / "mirror").read_text().strip()
+        shared |= {"muster_lab_mirror": mirror, "mirror_address": f"file://{mirror}"}
+        shared["mirror_key"] = f"{mirror}/debian/muster-mirror.asc"
     state_file, secrets_file = LAB / "state.json", LAB / "secrets.json"
     if state_file.exists() and secrets_file.exists():
         state = json.loads(state_file.read_text())

@@ -76,6 +76,11 @@ def stores(
     return found if group_names is None else [name for name in found if name in group_names]
 
 
+def with_verb(names: Sequence[str], verb: str) -> list[str]:
+    """Of these groups those whose role has a verb, in their order."""
+    return [name for name in names if name in roles_with(verb)]
+
+
 def store_hosts(groups: Mapping[str, Sequence[str]], region_name: str = "") -> list[str]:
     """All hosts of all stores, or those of one region, in the inventory's order and each once."""
     found = [host for name in stores(groups) for host in groups[name]]
@@ -128,6 +133,7 @@ class FilterModule:
             "own_first": own_first,
             "endpoints": endpoints,
             "stores": stores,
+            "with_verb": with_verb,
             "store_hosts": store_hosts,
             "moved_by": moved_by,
             "undone": undone,

@@ -55,7 +55,7 @@ options:
         type: str
         default: "0755"
   mirror:
-    description: Address of a directory, by http or https, that has O(file).
+    description: Address of a directory, by http, https or C(file://), that has O(file).
     type: str
   url:
     description: Address of the upstream release, by http or https.
@@ -161,9 +161,10 @@ def check_arguments(params: Params) -> None:
                 f"mode {entry['mode']!r} of {entry['dest']} must be four octal digits, "
                 "writable for its owner only"
             )
-    for key in ("mirror", "url"):
-        if params[key] and not re.match(r"https?://[^/]", params[key]):
-            raise MusterError(f"{key} is {params[key]!r}: it must begin with http:// or https://")
+    if params["mirror"] and not re.match(r"https?://[^/]|file:///", params["mirror"]):
+        raise MusterError(f"mirror is {params['mirror']!r}: it must begin with http://, https:// or file:///")
+    if params["url"] and not re.match(r"https?://[^/]", params["url"]):
+        raise MusterError(f"url is {params['url']!r}: it must begin with http:// or https://")
 
 
 # --- what is there ---------------------------------------------------------------------

@@ -225,6 +225,15 @@ def test_what_was_spoilt_is_installed_again(
     assert run_module(artifact, given)["changed"] is False
 
 
+def test_a_mirror_may_lie_on_the_host_itself(tmp_path: Path, run_module: Run) -> None:
+    content = tarball()
+    (tmp_path / "mirror").mkdir()
+    given = arguments(tmp_path, content, mirror=f"file://{tmp_path}/mirror")
+    assert "tool.tar.gz" in run_module(artifact, given)["passed_over"][0]
+    (tmp_path / "mirror/tool.tar.gz").write_bytes(content)
+    assert run_module(artifact, given)["source"] == f"file://{tmp_path}/mirror/tool.tar.gz"
+
+
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
@@ -238,7 +247,10 @@ def test_what_was_spoilt_is_installed_again(
         ({"files": [{"member": "x", "dest": ".artifact.json"}]}, "must be a relative path without .."),
         ({"files": [{"member": "x", "dest": "x", "mode": "0777"}]}, "writable for its owner only"),
         ({"files": [{"member": "x", "dest": "x", "mode": "755"}]}, "four octal digits"),
-        ({"mirror": "ftp://mirror"}, "mirror is 'ftp://mirror': it must begin with http:// or https://"),
+        (
+            {"mirror": "ftp://mirror"},
+            "mirror is 'ftp://mirror': it must begin with http://, https:// or file:///",
+        ),
         ({"url": "/srv/tool"}, "url is '/srv/tool'"),
     ],
 )
