@@ -11,7 +11,7 @@ export PYTHONUNBUFFERED := 1
 SCENARIO ?= switchover
 # 1 turns automatic failover on in the lab, where it stays on, and lets the witness do it; 0 turns it off.
 AUTOMATIC ?=
-# Stores beside PostgreSQL that the lab shall have: all, names, or none. They stay.
+# Stores beside PostgreSQL that the lab shall have: all (as a new one has), none, or names. They stay.
 STORES ?=
 export STORES
 # The directory that `make mirror` fills, and the inventory that it is for.

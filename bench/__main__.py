@@ -112,9 +112,17 @@ def main() -> int:
         parser.error(
             f"no bench {', '.join(unknown)}; see --list" if unknown else "--rounds must be at least 1"
         )
+    # What is measured is PostgreSQL; a lab that is there keeps what it has.
+    kept = os.environ.get("STORES") or (Lab().directory / "state.json").exists()
     if (
         not arguments.no_up
-        and subprocess.run(["scripts/lab", "up"], cwd=ROOT, stdout=sys.stderr, check=False).returncode
+        and subprocess.run(
+            ["scripts/lab", "up"],
+            cwd=ROOT,
+            env=os.environ | ({} if kept else {"STORES": "none"}),
+            stdout=sys.stderr,
+            check=False,
+        ).returncode
     ):
         print("the lab could not be brought up", file=sys.stderr)
         return 1
