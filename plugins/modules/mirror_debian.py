@@ -193,7 +193,7 @@ def own_sources(run: Command, suite: str) -> list[str]:
     )
     found: dict[str, str] = {}
     for line in output.splitlines():
-        label, _, address = line.partition(" ")
+        label, _space, address = line.partition(" ")
         found.setdefault(label, address)
     trust = f"[signed-by={KEYRING}] " if os.path.exists(KEYRING) else ""
     suites = {"Debian": [suite, f"{suite}-updates"], "Debian-Security": [f"{suite}-security"]}

@@ -53,7 +53,8 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.muster.platform.plugins.module_utils._mirror import STAGING, sha256, write_changed
 
-MANIFEST, ABOUT = "manifest.sha256", "mirror.json"
+MANIFEST = "manifest.sha256"
+ABOUT = "mirror.json"
 
 
 def listed(directory: Path) -> list[Path]:
