@@ -44,6 +44,7 @@ def package(folder: Path, name: str, version: str = "1.0", **fields: str) -> Pat
     tree = folder / "tree"
     shutil.rmtree(tree, ignore_errors=True)
     (tree / "DEBIAN").mkdir(parents=True)
+    (tree / "DEBIAN").chmod(0o755)  # dpkg-deb insists, whatever the umask is
     given = {
         "Package": name,
         "Version": version,
