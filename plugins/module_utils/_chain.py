@@ -26,7 +26,7 @@ from typing import Any
 
 from ansible_collections.muster.platform.plugins.module_utils import _files
 from ansible_collections.muster.platform.plugins.module_utils._errors import MusterError
-from ansible_collections.muster.platform.plugins.module_utils._files import sync, write_file
+from ansible_collections.muster.platform.plugins.module_utils._files import file_hash, sync, write_file
 
 MANIFEST = "manifest.sha256"
 SIGNATURE = "manifest.sha256.sig"
@@ -80,11 +80,6 @@ class Signer:
 
 
 # --- manifests -----------------------------------------------------------------
-
-
-def file_hash(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def parse_manifest(text: str) -> Manifest:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import os
 import secrets
 from typing import Any
@@ -33,6 +34,12 @@ def write_file(path: str | os.PathLike[str], text: str, mode: int | None = None)
             os.unlink(temporary)
         raise
     sync(directory)
+
+
+def file_hash(path: str | os.PathLike[str]) -> str:
+    """The SHA-256 of a file, in hexadecimal digits."""
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def sync(directory: str | os.PathLike[str]) -> None:

@@ -4,14 +4,13 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from ansible_collections.muster.platform.plugins.module_utils._errors import MusterError
+from ansible_collections.muster.platform.plugins.module_utils._files import file_hash
 
 # What is under way lies here, beside what is there; the next run goes on with it.
 STAGING = ".partial"
@@ -29,11 +28,6 @@ class Wanted:
     sha256: str
 
 
-def sha256(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
 def missing(folder: Path, wanted: Mapping[str, Wanted]) -> list[Wanted]:
     """The files that are not there. One that is there and is another one is refused, not replaced."""
     found = []
@@ -42,7 +36,7 @@ def missing(folder: Path, wanted: Mapping[str, Wanted]) -> list[Wanted]:
         if not path.exists():
             found.append(file)
             continue
-        actual = sha256(path)
+        actual = file_hash(path)
         if actual != file.sha256:
             raise MusterError(
                 f"{path} has the SHA-256 {actual}, not {file.sha256}: refused; "
@@ -56,7 +50,7 @@ def adopt(folder: Path, wanted: list[Wanted]) -> list[str]:
     taken = []
     for file in wanted:
         staged = folder / STAGING / file.name
-        if staged.is_file() and sha256(staged) == file.sha256:
+        if staged.is_file() and file_hash(staged) == file.sha256:
             staged.chmod(0o644)
             staged.rename(folder / file.name)
             taken.append(file.name)
@@ -78,14 +72,3 @@ def last_words(output: str) -> str:
     lines = [line.strip() for line in output.splitlines() if line.strip()]
     errors = [line for line in lines if line.startswith(("E: ", "ERROR: ", "gpg: "))] or lines[-1:]
     return (errors[0] if errors else "it said nothing").removeprefix("E: ").removeprefix("ERROR: ")
-
-
-def write_changed(path: Path, text: str, mode: int = 0o644) -> bool:
-    """Write a file where it says something else; whether it did."""
-    if path.is_file() and path.read_text(encoding="utf-8") == text:
-        return False
-    fresh = path.with_name(f".{path.name}.new")
-    fresh.write_text(text, encoding="utf-8")
-    fresh.chmod(mode)
-    os.replace(fresh, path)
-    return True

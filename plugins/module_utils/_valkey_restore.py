@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -18,7 +17,7 @@ from typing import Any
 
 from ansible_collections.muster.platform.plugins.module_utils import _valkey_isolated
 from ansible_collections.muster.platform.plugins.module_utils._errors import MusterError
-from ansible_collections.muster.platform.plugins.module_utils._files import write_file
+from ansible_collections.muster.platform.plugins.module_utils._files import file_hash, write_file
 from ansible_collections.muster.platform.plugins.module_utils._room import room
 from ansible_collections.muster.platform.plugins.module_utils._systemd import systemctl
 from ansible_collections.muster.platform.plugins.module_utils._valkey import ELIGIBLE, NEVER
@@ -72,9 +71,7 @@ def decrypt(backup: Path, target: Path, key: str, wanted: str) -> None:
     if done.returncode != 0:
         said = done.stderr.decode(errors="replace").strip().splitlines()
         raise MusterError(f"{backup} cannot be decrypted: {said[-1] if said else done.returncode}")
-    with open(target, "rb") as stream:
-        total = hashlib.file_digest(stream, "sha256").hexdigest()
-    if total != wanted:
+    if file_hash(target) != wanted:
         raise MusterError(
             f"{backup} does not decrypt to what was saved: another passphrase, or it is damaged"
         )

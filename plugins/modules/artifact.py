@@ -115,7 +115,6 @@ passed_over:
 """
 
 import fnmatch
-import hashlib
 import json
 import os
 import re
@@ -131,6 +130,7 @@ from typing import IO, Any
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.urls import open_url
 from ansible_collections.muster.platform.plugins.module_utils._errors import MusterError
+from ansible_collections.muster.platform.plugins.module_utils._files import file_hash
 
 NOTE = ".artifact.json"
 WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -229,8 +229,7 @@ def fetch(params: Params, target: Path) -> tuple[str | None, list[str]]:
 
 def check_sum(params: Params, archive: Path, source: str) -> None:
     """Refuse what somebody has changed: no other source is asked then."""
-    with open(archive, "rb") as stream:
-        found = hashlib.file_digest(stream, "sha256").hexdigest()
+    found = file_hash(archive)
     if found != params["sha256"].lower():
         raise MusterError(
             f"{params['name']} {params['version']} from {source} has the SHA-256 {found}, "

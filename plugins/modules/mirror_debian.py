@@ -90,6 +90,7 @@ from urllib.parse import unquote
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.muster.platform.plugins.module_utils._errors import MusterError
+from ansible_collections.muster.platform.plugins.module_utils._files import write_file
 from ansible_collections.muster.platform.plugins.module_utils._mirror import (
     STAGING,
     Command,
@@ -98,7 +99,6 @@ from ansible_collections.muster.platform.plugins.module_utils._mirror import (
     check_room,
     last_words,
     missing,
-    write_changed,
 )  # fmt: skip
 
 KEY = "muster-mirror.asc"
@@ -235,7 +235,7 @@ class Repository:
         """Make the index of what is there, and sign it."""
         self.index.parent.mkdir(parents=True, exist_ok=True)
         text = self.tool("apt-ftparchive", "packages", f"pool/{self.suite}")
-        write_changed(self.index, text)
+        write_file(self.index, text, 0o644)
         fields = {
             "Origin": "Muster",
             "Label": "Muster",
@@ -253,7 +253,7 @@ class Repository:
         release.unlink(missing_ok=True)
         (self.dist / "InRelease").unlink(missing_ok=True)
         text = self.tool("apt-ftparchive", *options, "release", f"dists/{self.suite}")
-        write_changed(release, text)
+        write_file(release, text, 0o644)
         self.sign(release)
 
     def sign(self, release: Path) -> None:
@@ -263,41 +263,14 @@ class Repository:
             # A short name for it: gpg's socket is in there, and its path may have 108 characters.
             short = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mm-"))) / "g"
             short.symlink_to(home)
-            gpg = [
-                "gpg",
-                "--homedir",
-                str(short),
-                "--batch",
-                "--yes",
-                "--quiet",
-                "--pinentry-mode",
-                "loopback",
-            ]
+            gpg = f"gpg --homedir {short} --batch --yes --quiet --pinentry-mode loopback --passphrase".split()
+            gpg.append("")
             stack.callback(self.run, ["gpgconf", "--homedir", str(short), "--kill", "all"])
             if not self.tool(*gpg, "--list-secret-keys", "--with-colons"):
-                new = [
-                    "--passphrase",
-                    "",
-                    "--quick-generate-key",
-                    "Muster mirror",
-                    "ed25519",
-                    "sign",
-                    "never",
-                ]
-                self.tool(*gpg, *new)
-            write_changed(self.directory / KEY, self.tool(*gpg, "--armor", "--export"))
-            signed = self.tool(
-                *gpg,
-                "--passphrase",
-                "",
-                "--digest-algo",
-                "SHA512",
-                "--clearsign",
-                "--output",
-                "-",
-                str(release),
-            )
-            write_changed(self.dist / "InRelease", signed)
+                self.tool(*gpg, "--quick-generate-key", "Muster mirror", "ed25519", "sign", "never")
+            write_file(self.directory / KEY, self.tool(*gpg, "--armor", "--export"), 0o644)
+            words = ("--digest-algo", "SHA512", "--clearsign", "--output", "-", str(release))
+            write_file(self.dist / "InRelease", self.tool(*gpg, *words), 0o644)
 
     def tool(self, *command: str) -> str:
         code, output, error = self.run(

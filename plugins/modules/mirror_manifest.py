@@ -51,35 +51,37 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.muster.platform.plugins.module_utils._mirror import STAGING, sha256, write_changed
+from ansible_collections.muster.platform.plugins.module_utils._files import file_hash, write_file
 
 MANIFEST = "manifest.sha256"
 ABOUT = "mirror.json"
 
 
 def listed(directory: Path) -> list[Path]:
-    """Every file but the manifest, and what an interrupted run has left half-way."""
+    """Every file but the manifest, and what begins with a dot: an interrupted run has left that half-way."""
     return sorted(
         path
         for path in directory.rglob("*")
-        if path.is_file() and STAGING not in path.parts and path != directory / MANIFEST
+        if path.is_file()
+        and path != directory / MANIFEST
+        and not any(part.startswith(".") for part in path.relative_to(directory).parts)
     )
 
 
+def written(path: Path, text: str, check: bool) -> bool:
+    """Have a file say something; whether it said, or did not say, anything else."""
+    if path.is_file() and path.read_text(encoding="utf-8") == text:
+        return False
+    if not check:
+        write_file(path, text, 0o644)
+    return True
+
+
 def run(directory: Path, about: dict[str, Any], check: bool) -> dict[str, Any]:
-    text = json.dumps(about, indent=2, sort_keys=True) + "\n"
-    about_file, manifest = directory / ABOUT, directory / MANIFEST
-    told = about_file.is_file() and about_file.read_text(encoding="utf-8") == text
-    changed = not told
-    if not told and not check:
-        write_changed(about_file, text)
+    changed = written(directory / ABOUT, json.dumps(about, indent=2, sort_keys=True) + "\n", check)
     files = listed(directory)
-    lines = [f"{sha256(path)}  {path.relative_to(directory)}" for path in files]
-    wanted = "\n".join([*lines, ""])
-    if not manifest.is_file() or manifest.read_text(encoding="utf-8") != wanted:
-        changed = True
-        if not check:
-            write_changed(manifest, wanted)
+    lines = [f"{file_hash(path)}  {path.relative_to(directory)}" for path in files]
+    changed = written(directory / MANIFEST, "\n".join([*lines, ""]), check) or changed
     return {"changed": changed, "files": len(files), "bytes": sum(path.stat().st_size for path in files)}
 
 

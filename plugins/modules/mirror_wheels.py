@@ -67,12 +67,8 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
 from ansible_collections.muster.platform.plugins.module_utils._errors import MusterError
-from ansible_collections.muster.platform.plugins.module_utils._mirror import (
-    STAGING,
-    Command,
-    last_words,
-    sha256,
-)  # fmt: skip
+from ansible_collections.muster.platform.plugins.module_utils._files import file_hash
+from ansible_collections.muster.platform.plugins.module_utils._mirror import STAGING, Command, last_words
 
 try:
     from packaging.requirements import InvalidRequirement, Requirement
@@ -131,7 +127,7 @@ def pins(text: str, python: str) -> list[Pin]:
 
 def wheels(directory: Path) -> dict[str, Path]:
     """The wheels that are there, by their SHA-256."""
-    return {sha256(path): path for path in sorted(directory.glob("*.whl"))}
+    return {file_hash(path): path for path in sorted(directory.glob("*.whl"))}
 
 
 def refuse_others(wanted: Iterable[Pin], there: Mapping[str, Path]) -> None:
@@ -156,16 +152,9 @@ def fetch(run: Command, directory: Path, python: str, wanted: list[Pin]) -> None
         staging.mkdir()
         listed = staging / "requirements.txt"
         listed.write_text("\n".join([*(pin.line() for pin in part), ""]), encoding="utf-8")
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--require-hashes"]
-        command += [
-            "--only-binary=:all:",
-            "--python-version",
-            python,
-            "--dest",
-            str(staging),
-            "-r",
-            str(listed),
-        ]
+        command = [sys.executable, *["-m", "pip", "download", "--quiet", "--no-deps", "--require-hashes"]]
+        command += ["--only-binary=:all:", "--python-version", python]
+        command += ["--dest", str(staging), "-r", str(listed)]
         code, output, error = run(command)
         if code != 0:
             raise MusterError(f"pip for Python {python}: {last_words(error or output)}")
