@@ -11,6 +11,7 @@ from typing import Any
 from ansible.errors import AnsibleFilterError
 from ansible_collections.muster.platform.plugins.module_utils._s3 import name_trouble
 
+NAME = "postgresql_backup_s3"
 # Every host calls it this, whatever number of repository hosts there is.
 NUMBER = 3
 DEFAULTS: dict[str, Any] = {
@@ -34,56 +35,56 @@ def _place(endpoint: Any) -> tuple[str, int] | None:
     return (found[1], port) if found and 0 < port < 65536 else None
 
 
-def _secret_problems(s3: Mapping[str, Any], name: str) -> list[str]:
+def _secret_problems(s3: Mapping[str, Any]) -> list[str]:
     """What is wrong with the keys; none of them is repeated."""
     found = [
-        f"{name}.{key} contains white space, which pgBackRest's configuration cannot hold"
+        f"{NAME}.{key} contains white space, which pgBackRest's configuration cannot hold"
         for key in ("key", "key_secret", "cipher_pass")
         if SPACE.search(str(s3.get(key) or ""))
     ]
     if 0 < len(str(s3.get("cipher_pass") or "")) < SHORTEST_PASS:
-        found.append(f"{name}.cipher_pass has fewer than {SHORTEST_PASS} characters")
+        found.append(f"{NAME}.cipher_pass has fewer than {SHORTEST_PASS} characters")
     return found
 
 
-def _place_problems(s3: Mapping[str, Any], name: str) -> list[str]:
+def _place_problems(s3: Mapping[str, Any]) -> list[str]:
     found = []
     if s3.get("endpoint") and _place(s3["endpoint"]) is None:
         found.append(
-            f"{name}.endpoint is '{s3['endpoint']}': write host or host:port; it is spoken to over TLS"
+            f"{NAME}.endpoint is '{s3['endpoint']}': write host or host:port; it is spoken to over TLS"
         )
     trouble = name_trouble(str(s3["bucket"])) if s3.get("bucket") else None
     if trouble:
-        found.append(f"{name}.bucket '{s3['bucket']}' cannot have this name: {trouble}")
+        found.append(f"{NAME}.bucket '{s3['bucket']}' cannot have this name: {trouble}")
     if not re.fullmatch(r"(/[A-Za-z0-9._-]+)+", str(s3["path"])):
         found.append(
-            f"{name}.path is '{s3['path']}': it begins with / and has letters, digits and ._- between"
+            f"{NAME}.path is '{s3['path']}': it begins with / and has letters, digits and ._- between"
         )
     if s3["uri_style"] not in ("path", "host"):
-        found.append(f"{name}.uri_style is '{s3['uri_style']}': it is path or host")
+        found.append(f"{NAME}.uri_style is '{s3['uri_style']}': it is path or host")
     return found
 
 
-def backup_s3_problems(s3: Any, name: str = "postgresql_backup_s3") -> list[str]:
+def backup_s3_problems(s3: Any) -> list[str]:
     """A sentence for each thing that is wrong; none for an empty one, which turns it off."""
     if not isinstance(s3, Mapping):
-        return [f"{name} is no dictionary; it is empty for no repository in S3"]
+        return [f"{NAME} is no dictionary; it is empty for no repository in S3"]
     if not s3:
         return []
     unknown, lacking = sorted(set(s3) - KNOWN), [key for key in REQUIRED if not s3.get(key)]
-    found = [f"{name} has {', '.join(unknown)}, which means nothing"] if unknown else []
+    found = [f"{NAME} has {', '.join(unknown)}, which means nothing"] if unknown else []
     if lacking:
-        found.append(f"{name} lacks {', '.join(lacking)}")
+        found.append(f"{NAME} lacks {', '.join(lacking)}")
     whole = {**DEFAULTS, **s3}
     if not str(whole["retention_days"]).isdigit() or int(whole["retention_days"]) < 1:
-        found.append(f"{name}.retention_days must be at least 1")
-    return found + _secret_problems(whole, name) + _place_problems(whole, name)
+        found.append(f"{NAME}.retention_days must be at least 1")
+    return found + _secret_problems(whole) + _place_problems(whole)
 
 
 def backup_s3(s3: Mapping[str, Any], ca_file: str = "") -> dict[str, Any]:
-    """Where it is (C(host), C(port), C(number)), and C(options): pgBackRest's own, by name."""
+    """C(place): its C(number), C(host) and C(port); C(options): pgBackRest's own, by name. Empty for none."""
     if not s3:
-        return {"host": "", "port": 0, "number": NUMBER, "options": {}}
+        return {"place": {}, "options": {}}
     place = _place(s3.get("endpoint"))
     if place is None:
         raise AnsibleFilterError("the endpoint of the S3 repository is no host or host:port")
@@ -107,9 +108,7 @@ def backup_s3(s3: Mapping[str, Any], ca_file: str = "") -> dict[str, Any]:
         "bundle": "y",
     }
     return {
-        "host": place[0].strip("[]"),
-        "port": place[1],
-        "number": NUMBER,
+        "place": {"number": NUMBER, "host": place[0].strip("[]"), "port": place[1]},
         "options": {f"repo{NUMBER}-{key}": value for key, value in options.items() if value != ""},
     }
 

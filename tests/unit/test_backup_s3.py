@@ -30,13 +30,13 @@ NOW = int(time.time())
 
 def test_nothing_is_no_repository() -> None:
     assert backup_s3_problems({}) == []
-    assert backup_s3({})["options"] == {}
+    assert backup_s3({}) == {"place": {}, "options": {}}
 
 
 def test_what_pgbackrest_is_told() -> None:
     assert backup_s3_problems(GOOD) == []
     found = backup_s3(GOOD, "/etc/ca.crt")
-    assert (found["host"], found["port"], found["number"]) == ("north-3", 9000, 3)
+    assert found["place"] == {"number": 3, "host": "north-3", "port": 9000}
     options = found["options"]
     assert options["repo3-type"] == "s3"
     assert options["repo3-storage-verify-tls"] == "y"
@@ -57,7 +57,7 @@ def test_what_pgbackrest_is_told() -> None:
 )
 def test_endpoints(endpoint: str, place: tuple[str, int]) -> None:
     found = backup_s3({**GOOD, "endpoint": endpoint})
-    assert (found["host"], found["port"]) == place
+    assert (found["place"]["host"], found["place"]["port"]) == place
     assert "repo3-storage-ca-file" not in found["options"], "the system's own are asked"
 
 
